@@ -1,0 +1,98 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/nex-crm/relay/internal/event"
+)
+
+// Headers that an event carries in the log beside Nats-Msg-Id, which is its id.
+const (
+	HeaderContentType = "Content-Type"
+	HeaderTraceparent = "traceparent"
+	// HeaderFingerprint and HeaderEmitted are the identity of an insight, so that reading it back needs no bodies.
+	HeaderFingerprint = "Relay-Fingerprint"
+	HeaderEmitted     = "Relay-Emitted-At"
+)
+
+// ErrTooLarge is returned for an event that the server would not take: nats.max_payload bounds it, waiting does not help.
+var ErrTooLarge = errors.New("event exceeds the NATS server's max_payload")
+
+// Ack says that an event is in the log.
+type Ack struct {
+	Sequence uint64
+	// Duplicate is set when the log already had the id, at Sequence.
+	Duplicate bool
+}
+
+// Pending is a publish on its way. Each must be waited for: its place among those in flight is given back then.
+type Pending struct {
+	bus    *Bus
+	future jetstream.PubAckFuture
+	weight int64
+	start  time.Time
+}
+
+// PublishAsync hands an event to NATS and returns before the answer. It blocks while too much is in flight: this is
+// how a slow log slows its sources. messageID is the id by which the log knows doubles, usually e.ID.
+func (b *Bus) PublishAsync(ctx context.Context, e *event.Event, messageID string) (*Pending, error) {
+	msg := message(e, messageID)
+	if int64(msg.Size()) > b.nc.MaxPayload() && b.nc.MaxPayload() > 0 {
+		return nil, fmt.Errorf("%w: %d > %d bytes", ErrTooLarge, msg.Size(), b.nc.MaxPayload())
+	}
+	weight := min(max(int64(msg.Size()), pendingWeight), b.weight)
+	if err := b.pending.Acquire(ctx, weight); err != nil {
+		return nil, err
+	}
+	future, err := b.js.PublishMsgAsync(msg)
+	if err != nil {
+		b.pending.Release(weight)
+		return nil, fmt.Errorf("publish: %w", err)
+	}
+	return &Pending{bus: b, future: future, weight: weight, start: time.Now()}, nil
+}
+
+// Wait returns when the event is in the log, or why it may not be. After an error the event may still have arrived:
+// publishing it again under the same message id is safe.
+func (p *Pending) Wait(ctx context.Context) (Ack, error) {
+	defer p.bus.pending.Release(p.weight)
+	select {
+	case ack := <-p.future.Ok():
+		p.bus.metrics.publishSeconds.Observe(time.Since(p.start).Seconds())
+		return Ack{Sequence: ack.Sequence, Duplicate: ack.Duplicate}, nil
+	case err := <-p.future.Err():
+		return Ack{}, fmt.Errorf("publish: %w", err)
+	case <-ctx.Done():
+		return Ack{}, ctx.Err()
+	}
+}
+
+// Publish is [Bus.PublishAsync] and its answer.
+func (b *Bus) Publish(ctx context.Context, e *event.Event) (Ack, error) {
+	p, err := b.PublishAsync(ctx, e, e.ID)
+	if err != nil {
+		return Ack{}, err
+	}
+	return p.Wait(ctx)
+}
+
+func message(e *event.Event, messageID string) *nats.Msg {
+	h := nats.Header{
+		nats.MsgIdHdr:     {messageID},
+		HeaderContentType: {event.ContentType},
+		HeaderTraceparent: {e.Traceparent},
+	}
+	if e.Fingerprint != "" {
+		h[HeaderFingerprint] = []string{e.Fingerprint}
+	}
+	if !e.Emitted.IsZero() {
+		h[HeaderEmitted] = []string{e.Emitted.UTC().Format(time.RFC3339Nano)}
+	}
+	return &nats.Msg{Subject: e.NATSSubject(), Header: h, Data: e.JSON()}
+}

@@ -1,0 +1,245 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Every name that the relay has in JetStream.
+const (
+	StreamNex      = "NEX"
+	StreamRetry    = "RELAY_RETRY"
+	StreamDead     = "RELAY_DEAD"
+	StreamAttempts = "RELAY_ATTEMPTS"
+
+	BucketEndpoints = "RELAY_ENDPOINTS"
+
+	ConsumerFanout = "relay-fanout"
+	ConsumerRetry  = "relay-retry"
+)
+
+// Subjects outside the log. An endpoint's id is one token (see package endpoint).
+const (
+	retryWait = "relay.retry.wait." // .<endpoint>.<sequence>: a schedule; a later one on the subject replaces it
+	retryDue  = "relay.retry.due."  // .<endpoint>: what the schedule becomes
+)
+
+// RetryWaitSubject is where a delivery waits. It is one per delivery, so that a delivery waits once however often it
+// was put there.
+func RetryWaitSubject(endpoint string, sequence uint64) string {
+	return fmt.Sprintf("%s%s.%d", retryWait, endpoint, sequence)
+}
+
+// RetryDueSubject is where a delivery turns up when its time has come.
+func RetryDueSubject(endpoint string) string { return retryDue + endpoint }
+
+// DeadSubject holds an endpoint's dead letters.
+func DeadSubject(endpoint string) string { return "relay.dead." + endpoint }
+
+// AttemptSubject holds an endpoint's attempts of one outcome.
+func AttemptSubject(endpoint, outcome string) string {
+	return "relay.attempts." + endpoint + "." + outcome
+}
+
+// streams are all streams as values; the owner of a limit is this list alone.
+func (b *Bus) streams() []jetstream.StreamConfig {
+	replicas := max(b.cfg.Replicas, 1)
+	if b.embedded != nil {
+		replicas = 1
+	}
+	maxBytes := b.cfg.Stream.MaxBytes
+	if maxBytes == 0 {
+		maxBytes = -1
+	}
+	list := []jetstream.StreamConfig{
+		{
+			Name:        StreamNex,
+			Description: "The log: one CloudEvent per insight, and the relay's own news",
+			Subjects:    []string{"nex.>"},
+			Retention:   jetstream.LimitsPolicy,
+			MaxAge:      b.cfg.Stream.MaxAge,
+			MaxBytes:    maxBytes,
+			Duplicates:  b.cfg.Stream.DuplicateWindow,
+			Compression: jetstream.S2Compression,
+			AllowDirect: true,
+		},
+		{
+			Name:              StreamRetry,
+			Description:       "Deliveries waiting for their next attempt",
+			Subjects:          []string{"relay.retry.>"},
+			Retention:         jetstream.WorkQueuePolicy,
+			AllowMsgSchedules: true,
+			AllowMsgTTL:       true,
+			AllowDirect:       true,
+		},
+		{
+			Name:        StreamDead,
+			Description: "Dead letters: retries used up, or refused for good",
+			Subjects:    []string{"relay.dead.>"},
+			Retention:   jetstream.LimitsPolicy,
+			Compression: jetstream.S2Compression,
+			AllowDirect: true,
+		},
+		{
+			Name:        StreamAttempts,
+			Description: "One record per delivery attempt",
+			Subjects:    []string{"relay.attempts.>"},
+			Retention:   jetstream.LimitsPolicy,
+			MaxAge:      3 * 24 * time.Hour,
+			MaxBytes:    1 << 30,
+			Compression: jetstream.S2Compression,
+			AllowDirect: true,
+		},
+	}
+	for i := range list {
+		list[i].Storage = jetstream.FileStorage
+		list[i].Discard = jetstream.DiscardOld
+		list[i].Replicas = replicas
+	}
+	return list
+}
+
+// FanoutConsumer is the one durable through which every replica reads the log.
+func FanoutConsumer(ackWait time.Duration, maxPending int) jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
+		Durable:       ConsumerFanout,
+		Description:   "Fanout to webhooks, shared by all replicas",
+		DeliverPolicy: jetstream.DeliverAllPolicy,
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		AckWait:       ackWait,
+		MaxAckPending: maxPending,
+		MaxDeliver:    -1,
+	}
+}
+
+// RetryConsumer is the durable through which due deliveries come back.
+func RetryConsumer(ackWait time.Duration, maxPending int) jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
+		Durable:       ConsumerRetry,
+		Description:   "Deliveries whose next attempt is due, shared by all replicas",
+		FilterSubject: retryDue + ">",
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		AckWait:       ackWait,
+		MaxAckPending: maxPending,
+		MaxDeliver:    -1,
+	}
+}
+
+// ensureStreams creates what is missing. What exists in an external NATS belongs to its operator: other limits are
+// named in a warning and left alone, only what cannot work is an error. In the embedded server the config file rules.
+func (b *Bus) ensureStreams(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for _, want := range b.streams() {
+		if err := b.ensureStream(ctx, want); err != nil {
+			return fmt.Errorf("stream %s: %w", want.Name, err)
+		}
+	}
+	var err error
+	if b.nex, err = b.js.Stream(ctx, StreamNex); err != nil {
+		return fmt.Errorf("stream %s: %w", StreamNex, err)
+	}
+	return nil
+}
+
+func (b *Bus) ensureStream(ctx context.Context, want jetstream.StreamConfig) error {
+	s, err := b.js.Stream(ctx, want.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		_, err = b.js.CreateStream(ctx, want)
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another replica was faster
+			_, err = b.js.Stream(ctx, want.Name)
+		}
+		return err
+	}
+	if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
+		return fmt.Errorf("%w: enable JetStream on the server and for this account", err)
+	}
+	if err != nil {
+		return err
+	}
+	have := s.CachedInfo().Config
+	diffs := differences(have, want)
+	if len(diffs) == 0 {
+		return nil
+	}
+	if b.embedded != nil {
+		if _, err := b.js.UpdateStream(ctx, want); err != nil {
+			return fmt.Errorf("apply %s: %w", strings.Join(diffs, ", "), err)
+		}
+		b.log.Info("stream limits changed", "stream", want.Name, "changes", diffs)
+		return nil
+	}
+	if err := usable(have, want); err != nil {
+		return err
+	}
+	b.log.Warn("stream exists with other limits, left as it is", "stream", want.Name, "differences", diffs)
+	return nil
+}
+
+// differences names what an existing stream has otherwise than we would make it.
+func differences(have, want jetstream.StreamConfig) []string {
+	var out []string
+	add := func(what string, h, w any) {
+		if fmt.Sprint(h) != fmt.Sprint(w) {
+			out = append(out, fmt.Sprintf("%s is %v, not %v", what, h, w))
+		}
+	}
+	add("subjects", have.Subjects, want.Subjects)
+	add("retention", have.Retention, want.Retention)
+	add("storage", have.Storage, want.Storage)
+	add("discard", have.Discard, want.Discard)
+	add("max_age", have.MaxAge, want.MaxAge)
+	add("max_bytes", unlimited(have.MaxBytes), unlimited(want.MaxBytes))
+	add("max_msgs", unlimited(have.MaxMsgs), unlimited(want.MaxMsgs))
+	add("max_msg_size", unlimited(int64(have.MaxMsgSize)), unlimited(int64(want.MaxMsgSize)))
+	if want.Duplicates != 0 {
+		add("duplicate_window", have.Duplicates, want.Duplicates)
+	}
+	add("compression", have.Compression, want.Compression)
+	add("replicas", have.Replicas, want.Replicas)
+	add("allow_direct", have.AllowDirect, want.AllowDirect)
+	add("allow_msg_schedules", have.AllowMsgSchedules, want.AllowMsgSchedules)
+	add("allow_msg_ttl", have.AllowMsgTTL, want.AllowMsgTTL)
+	return out
+}
+
+func unlimited(n int64) int64 {
+	if n <= 0 {
+		return -1
+	}
+	return n
+}
+
+// usable refuses a stream on which the relay could not keep its promises.
+func usable(have, want jetstream.StreamConfig) error {
+	remedy := "change the stream, or remove it and let the relay create it"
+	if want.AllowMsgSchedules && !have.AllowMsgSchedules {
+		return fmt.Errorf("exists without message schedules: %s", remedy)
+	}
+	if want.Retention != have.Retention {
+		return fmt.Errorf("exists with retention %v, %v is needed: %s", have.Retention, want.Retention, remedy)
+	}
+	for _, subject := range want.Subjects {
+		if !contains(have.Subjects, subject) {
+			return fmt.Errorf("exists without the subject %s: %s", subject, remedy)
+		}
+	}
+	if have.Mirror != nil || have.Sealed {
+		return fmt.Errorf("exists as a mirror or sealed and takes no messages: %s", remedy)
+	}
+	return nil
+}
+
+func contains(list []string, s string) bool {
+	for _, v := range list {
+		if v == s || v == ">" {
+			return true
+		}
+	}
+	return false
+}
