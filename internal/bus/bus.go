@@ -78,6 +78,7 @@ type Bus struct {
 	unlock   func() error
 
 	nex     jetstream.Stream
+	bucket  jetstream.KeyValue
 	metrics metrics
 }
 
@@ -233,6 +234,9 @@ func (b *Bus) Conn() *nats.Conn { return b.nc }
 
 // JetStream is the context of the connection, for consumers and buckets.
 func (b *Bus) JetStream() jetstream.JetStream { return b.js }
+
+// Endpoints is the bucket of the endpoints.
+func (b *Bus) Endpoints() jetstream.KeyValue { return b.bucket }
 
 // Connected tells whether the connection is up now.
 func (b *Bus) Connected() bool { return b.nc.IsConnected() }

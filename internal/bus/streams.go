@@ -140,11 +140,36 @@ func (b *Bus) ensureStreams(ctx context.Context) error {
 			return fmt.Errorf("stream %s: %w", want.Name, err)
 		}
 	}
+	if err := b.ensureBucket(ctx); err != nil {
+		return fmt.Errorf("bucket %s: %w", BucketEndpoints, err)
+	}
 	var err error
 	if b.nex, err = b.js.Stream(ctx, StreamNex); err != nil {
 		return fmt.Errorf("stream %s: %w", StreamNex, err)
 	}
 	return nil
+}
+
+// ensureBucket finds or makes the endpoints' bucket. Its history answers "who changed this, and when".
+func (b *Bus) ensureBucket(ctx context.Context) error {
+	want := jetstream.KeyValueConfig{
+		Bucket:      BucketEndpoints,
+		Description: "Endpoints made over the API, and what the relay decided about those of the config file",
+		History:     8,
+		Replicas:    max(b.cfg.Replicas, 1),
+	}
+	if b.embedded != nil {
+		want.Replicas = 1
+	}
+	var err error
+	b.bucket, err = b.js.KeyValue(ctx, BucketEndpoints)
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		b.bucket, err = b.js.CreateKeyValue(ctx, want)
+		if errors.Is(err, jetstream.ErrBucketExists) { // another replica was faster
+			b.bucket, err = b.js.KeyValue(ctx, BucketEndpoints)
+		}
+	}
+	return err
 }
 
 func (b *Bus) ensureStream(ctx context.Context, want jetstream.StreamConfig) error {

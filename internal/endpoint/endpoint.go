@@ -1,0 +1,131 @@
+// Package endpoint holds who wants which events: the endpoints of the config file and those made over the API, in one
+// snapshot that answers, for an event, who gets it.
+package endpoint
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/nex-crm/relay/internal/event"
+	"github.com/nex-crm/relay/internal/webhook"
+)
+
+// Where an endpoint comes from. One of the config file cannot be changed over the API.
+const (
+	SourceConfig = "config"
+	SourceAPI    = "api"
+)
+
+// DefaultEvents is what an endpoint gets that names no events: every insight.
+const DefaultEvents = event.InsightPrefix + "*"
+
+// Endpoint is one subscriber's webhook. A value in a [Snapshot] is shared and never changed.
+type Endpoint struct {
+	ID          string
+	URL         string
+	Description string
+	// Events are subject-style patterns over the type; none means [DefaultEvents].
+	Events []string
+	// Workspaces are tokens (see event.Token); none means all.
+	Workspaces []string
+	// Secrets sign, the first being the current one: during a rotation every attempt carries a signature of each.
+	Secrets []webhook.Secret
+	Headers map[string]string
+	// Timeout of one attempt and MaxInFlight attempts at once; zero takes the relay's default.
+	Timeout     time.Duration
+	MaxInFlight int
+	Enabled     bool
+	// Disabled says why the relay itself switched the endpoint off; nil if it did not.
+	Disabled *Disabled
+
+	Source    string
+	CreatedAt time.Time
+	// Revision counts the changes of the endpoint's record in the bucket; 0 for one that stands only in the config file.
+	Revision uint64
+}
+
+// Disabled is the relay's own decision to stop delivering to an endpoint.
+type Disabled struct {
+	Reason string    `json:"reason"`
+	At     time.Time `json:"at"`
+}
+
+// Active tells whether events go to the endpoint now.
+func (e *Endpoint) Active() bool { return e.Enabled && e.Disabled == nil }
+
+// Limits are the rules for endpoints that the configuration sets.
+type Limits struct {
+	// AllowHTTP permits http:// URLs.
+	AllowHTTP bool
+}
+
+const (
+	maxTimeout     = 5 * time.Minute
+	maxInFlight    = 1024
+	maxPatterns    = 100
+	maxDescription = 1024
+)
+
+// IDForm is what an id may look like: one token of a NATS subject.
+var IDForm = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// FieldError is a fault of one field of an endpoint. It never quotes a secret.
+type FieldError struct {
+	Field   string
+	Message string
+}
+
+func (e *FieldError) Error() string { return e.Field + ": " + e.Message }
+
+// Validate returns every fault at once, each a [*FieldError] (joined).
+func (e *Endpoint) Validate(limits Limits) error {
+	var errs []error
+	bad := func(field, format string, args ...any) {
+		errs = append(errs, &FieldError{Field: field, Message: fmt.Sprintf(format, args...)})
+	}
+	if !IDForm.MatchString(e.ID) {
+		bad("id", "must be 1 to 64 of A-Z a-z 0-9 _ -")
+	}
+	if _, err := webhook.ValidateURL(e.URL, limits.AllowHTTP); err != nil {
+		bad("url", "%v", err)
+	}
+	if len(e.Description) > maxDescription {
+		bad("description", "is %d bytes, at most %d", len(e.Description), maxDescription)
+	}
+	if len(e.Events) > maxPatterns {
+		bad("events", "has %d patterns, at most %d", len(e.Events), maxPatterns)
+	}
+	for i, p := range e.Events {
+		if err := event.ValidatePattern(p); err != nil {
+			bad(fmt.Sprintf("events[%d]", i), "%v", err)
+		}
+	}
+	for i, w := range e.Workspaces {
+		if w == "" || event.Token(w) != w {
+			bad(fmt.Sprintf("workspaces[%d]", i), "%q is no workspace token: lower case a-z 0-9 _ -", w)
+		}
+	}
+	if len(e.Secrets) == 0 {
+		bad("secret", "is missing; give one of the form whsec_<base64 of 24 to 64 bytes>")
+	}
+	if err := webhook.ValidateHeaders(e.Headers); err != nil {
+		bad("headers", "%v", err)
+	}
+	if e.Timeout < 0 || e.Timeout > maxTimeout {
+		bad("timeout", "%v is outside 0s (the default) to %v", e.Timeout, maxTimeout)
+	}
+	if e.MaxInFlight < 0 || e.MaxInFlight > maxInFlight {
+		bad("max_in_flight", "%d is outside 0 (the default) to %d", e.MaxInFlight, maxInFlight)
+	}
+	return errors.Join(errs...)
+}
+
+// clone lets a change be made to a copy: the original is shared.
+func (e *Endpoint) clone() *Endpoint {
+	c := *e
+	c.Events, c.Workspaces, c.Secrets = slices.Clone(e.Events), slices.Clone(e.Workspaces), slices.Clone(e.Secrets)
+	return &c
+}

@@ -1,0 +1,108 @@
+package endpoint
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nex-crm/relay/internal/webhook"
+)
+
+// Keys of the bucket: ep.<id> is an endpoint made over the API; state.<id> is what the relay decided about one of the
+// config file.
+const (
+	keyEndpoint = "ep."
+	keyState    = "state."
+)
+
+// record is an endpoint as it stands in the bucket.
+type record struct {
+	URL         string        `json:"url"`
+	Description string        `json:"description,omitempty"`
+	Events      []string      `json:"events,omitempty"`
+	Workspaces  []string      `json:"workspaces,omitempty"`
+	Timeout     time.Duration `json:"timeout_ns,omitempty"`
+	MaxInFlight int           `json:"max_in_flight,omitempty"`
+	Enabled     bool          `json:"enabled"`
+	Disabled    *Disabled     `json:"disabled,omitempty"`
+	CreatedAt   time.Time     `json:"created_at"`
+	// Sealed holds a sealedPart: signing secrets, and headers, which often carry a credential.
+	Sealed string `json:"sealed"`
+}
+
+type sealedPart struct {
+	Secrets []string          `json:"secrets"`
+	Headers map[string]string `json:"headers,omitempty"`
+}
+
+func (s Sealer) encode(e *Endpoint) ([]byte, error) {
+	part := sealedPart{Headers: e.Headers}
+	for _, secret := range e.Secrets {
+		part.Secrets = append(part.Secrets, secret.Reveal())
+	}
+	plain, err := json.Marshal(part)
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := s.seal(e.ID, plain)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(record{
+		URL: e.URL, Description: e.Description, Events: e.Events, Workspaces: e.Workspaces, Timeout: e.Timeout,
+		MaxInFlight: e.MaxInFlight, Enabled: e.Enabled, Disabled: e.Disabled, CreatedAt: e.CreatedAt, Sealed: sealed,
+	})
+}
+
+func (s Sealer) decode(id string, value []byte, revision uint64) (*Endpoint, error) {
+	var r record
+	if err := json.Unmarshal(value, &r); err != nil {
+		return nil, fmt.Errorf("decode: %w", err)
+	}
+	plain, err := s.open(id, r.Sealed)
+	if err != nil {
+		return nil, err
+	}
+	var part sealedPart
+	if err := json.Unmarshal(plain, &part); err != nil {
+		return nil, fmt.Errorf("decode sealed part: %w", err)
+	}
+	e := &Endpoint{
+		ID: id, URL: r.URL, Description: r.Description, Events: r.Events, Workspaces: r.Workspaces, Headers: part.Headers,
+		Timeout: r.Timeout, MaxInFlight: r.MaxInFlight, Enabled: r.Enabled, Disabled: r.Disabled,
+		Source: SourceAPI, CreatedAt: r.CreatedAt, Revision: revision,
+	}
+	for _, text := range part.Secrets {
+		secret, err := webhook.ParseSecret(text)
+		if err != nil {
+			return nil, fmt.Errorf("secret: %w", err)
+		}
+		e.Secrets = append(e.Secrets, secret)
+	}
+	return e, nil
+}
+
+// state is the relay's decision about an endpoint of the config file. It holds for one URL only: whoever changes the URL
+// in the file wants it tried.
+type state struct {
+	URLHash  string    `json:"url_sha256"`
+	Disabled *Disabled `json:"disabled"`
+}
+
+func urlHash(url string) string {
+	sum := sha256.Sum256([]byte(url))
+	return hex.EncodeToString(sum[:])
+}
+
+// splitKey takes a key of the bucket apart; kind is empty for a key that is not ours.
+func splitKey(key string) (kind, id string) {
+	for _, k := range []string{keyEndpoint, keyState} {
+		if id, ok := strings.CutPrefix(key, k); ok {
+			return k, id
+		}
+	}
+	return "", ""
+}

@@ -1,0 +1,72 @@
+package fanout
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/nex-crm/relay/internal/bus"
+	"github.com/nex-crm/relay/internal/event"
+	"github.com/nex-crm/relay/internal/webhook"
+)
+
+// deadLetter is a delivery given up, as it stands in RELAY_DEAD. It carries the event: the log may forget it first.
+type deadLetter struct {
+	EventID  string          `json:"event_id"`
+	Sequence uint64          `json:"sequence"`
+	Endpoint string          `json:"endpoint"`
+	Attempts int             `json:"attempts"`
+	At       time.Time       `json:"at"`
+	Reason   string          `json:"reason"` // attempts_used_up, event_expired
+	Outcome  webhook.Outcome `json:"outcome,omitempty"`
+	Status   int             `json:"status,omitempty"`
+	Error    string          `json:"error,omitempty"`
+	// Event is the event as it was to be delivered; null where it had left the log.
+	Event json.RawMessage `json:"event"`
+}
+
+// bury writes the dead letter and says so, then settles the delivery.
+func (f *Fanout) bury(d *delivery, letter deadLetter) {
+	letter.EventID, letter.Sequence, letter.Endpoint = d.id, d.sequence, d.endpoint
+	letter.Attempts, letter.At = d.attempt, time.Now().UTC()
+	if letter.Event = json.RawMessage("null"); d.event != nil && json.Valid(d.event.data) {
+		letter.Event = d.event.data
+	}
+	f.metrics.deadLetters.Inc()
+	f.write(d, "store dead letter", func() error {
+		payload, err := json.Marshal(letter)
+		if err != nil {
+			return backoff.Permanent(err)
+		}
+		ctx, cancel := context.WithTimeout(f.storeCtx, storeTimeout)
+		defer cancel()
+		msg := &nats.Msg{Subject: bus.DeadSubject(d.endpoint), Data: payload}
+		// The id keeps it one letter when the delivery comes again after a crash between this write and the next.
+		if _, err := f.cfg.Bus.JetStream().PublishMsg(ctx, msg, jetstream.WithMsgID(bus.RetryWaitSubject(d.endpoint, d.sequence))); err != nil {
+			return err
+		}
+		if d.event != nil && event.IsNews(d.event.eventType) {
+			return nil
+		}
+		return f.news(event.EndpointDeadLetter, d.endpoint, map[string]any{
+			"endpoint": d.endpoint, "event_id": d.id, "sequence": d.sequence, "attempts": d.attempt, "reason": letter.Reason,
+			"outcome": letter.Outcome, "status": letter.Status,
+		})
+	})
+}
+
+// news publishes an operational event about an endpoint.
+func (f *Fanout) news(eventType, endpointID string, data any) error {
+	e, err := event.News(event.NoWorkspace, eventType, endpointID, data, time.Now())
+	if err != nil {
+		return backoff.Permanent(err)
+	}
+	ctx, cancel := context.WithTimeout(f.storeCtx, storeTimeout)
+	defer cancel()
+	_, err = f.cfg.Bus.Publish(ctx, e)
+	return err
+}

@@ -1,0 +1,360 @@
+// Package fanout takes events from the log to the endpoints: it reads each event once, matches it in memory, hands it to
+// a bounded lane per endpoint, and lets go of it when every endpoint has either answered or has its delivery stored for
+// later. It never waits for an endpoint.
+//
+//	Run: fetch -> match -> lane -> attempt -> settle
+//	                        |        |
+//	                        +--park--+--> RELAY_RETRY -> due -> lane
+//	                                 +--> RELAY_DEAD, RELAY_ATTEMPTS
+package fanout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/nex-crm/relay/internal/bus"
+	"github.com/nex-crm/relay/internal/endpoint"
+	"github.com/nex-crm/relay/internal/event"
+	"github.com/nex-crm/relay/internal/webhook"
+)
+
+// Config of a [Fanout]. Bus, Endpoints, Sender, Schedule and Logger are needed.
+type Config struct {
+	Bus       *bus.Bus
+	Endpoints *endpoint.Registry
+	Sender    *webhook.Sender
+	Policy    Policy
+	// Timeout of an attempt and attempts in flight of an endpoint that names none; 15 s and 32 if 0.
+	Timeout     time.Duration
+	MaxInFlight int
+	// Grace is how long attempts in flight may take to finish when Run ends; 0 cuts them at once.
+	Grace time.Duration
+	// Logger must not be nil; nil Registerer registers the metrics nowhere.
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+const (
+	// ackWait is how long JetStream waits before it gives a message to somebody else; working is how often it hears that a
+	// message is still being worked on. Together: a dead replica's deliveries come back within ackWait.
+	ackWait = 30 * time.Second
+	working = 10 * time.Second
+	// maxAckPending bounds the events (and the due deliveries) that are being worked on, over all replicas.
+	maxAckPending = 1 << 16
+	// prefetch bounds what the client holds of each consumer before it is looked at: messages and bytes.
+	prefetch, prefetchBytes = 1024, 32 << 20
+	// maxHeldBytes bounds the bodies held for endpoints that have not answered yet; an event counts for heldWeight at least.
+	maxHeldBytes = 128 << 20
+	heldWeight   = 2 << 10
+	// maxQueued bounds the deliveries that wait in all lanes together. At full speed it is well below a second's work, so
+	// that the wait of a lane tells of its endpoint and not of this machine.
+	maxQueued = 8192
+	// maxStoring bounds the writes to RELAY_RETRY and RELAY_DEAD under way. When JetStream cannot keep up, fetching waits.
+	maxStoring = 512
+	// sweepEvery is how often lanes are looked at that have stopped moving.
+	sweepEvery = 100 * time.Millisecond
+
+	storeTimeout = 5 * time.Second
+)
+
+// ErrStopping is the cause with which attempts are cut when the time to finish them is over.
+var ErrStopping = errors.New("relay is stopping")
+
+// Fanout delivers events to endpoints. Build it with [New], start it with [Fanout.Run].
+type Fanout struct {
+	cfg     Config
+	log     *slog.Logger
+	metrics metrics
+	records *recorder
+
+	heldBytes *semaphore.Weighted
+	queued    *semaphore.Weighted
+	storing   *semaphore.Weighted
+	held      heldSet
+
+	mu    sync.Mutex
+	lanes map[string]*lane
+
+	running    atomic.Int32    // consumers that are being read
+	attempts   sync.WaitGroup  // attempts and writes under way
+	attemptCtx context.Context // ends when attempts are cut
+	storeCtx   context.Context // ends when storing is given up
+	stopping   atomic.Bool
+}
+
+// New checks nothing that could fail later: the streams are there since the bus was opened.
+func New(cfg Config) (*Fanout, error) {
+	if cfg.Timeout == 0 {
+		cfg.Timeout = webhook.DefaultTimeout
+	}
+	if cfg.MaxInFlight == 0 {
+		cfg.MaxInFlight = 32
+	}
+	log := cfg.Logger.With("component", "fanout")
+	f := &Fanout{
+		cfg:       cfg,
+		log:       log,
+		heldBytes: semaphore.NewWeighted(maxHeldBytes),
+		queued:    semaphore.NewWeighted(maxQueued),
+		storing:   semaphore.NewWeighted(maxStoring),
+		lanes:     map[string]*lane{},
+	}
+	f.metrics = newMetrics(cfg.Registerer, f)
+	var err error
+	if f.records, err = newRecorder(cfg.Bus.Conn(), log, f.metrics.recordsLost); err != nil {
+		return nil, fmt.Errorf("attempt records: %w", err)
+	}
+	return f, nil
+}
+
+// Running tells whether both consumers are being read: part of readiness.
+func (f *Fanout) Running() bool { return f.running.Load() == 2 }
+
+// Run delivers until ctx ends. Then it stops fetching, stores what waits in the lanes, gives the attempts in flight until
+// grace has passed to finish, and stores those that it had to cut. It returns when nothing of it runs any more.
+func (f *Fanout) Run(ctx context.Context) error {
+	attempt, cut := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cut(ErrStopping)
+	store, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer giveUp()
+	f.attemptCtx, f.storeCtx = attempt, store
+
+	var loops sync.WaitGroup
+	loops.Go(func() { f.consume(ctx, bus.StreamNex, bus.FanoutConsumer(ackWait, maxAckPending), f.handleEvent) })
+	loops.Go(func() { f.consume(ctx, bus.StreamRetry, bus.RetryConsumer(ackWait, maxAckPending), f.handleDue) })
+	loops.Go(func() { f.every(ctx, sweepEvery, f.Sweep) })
+	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
+	var helpers sync.WaitGroup
+	helpers.Go(func() { f.every(background, working, f.held.inProgress) })
+	helpers.Go(func() { f.records.run(background) })
+
+	<-ctx.Done()
+	f.stopping.Store(true)
+	loops.Wait()
+	f.parkQueues()
+	f.finish(f.cfg.Grace, cut, giveUp)
+	stopBackground()
+	helpers.Wait()
+	return nil
+}
+
+// finish waits for the attempts in flight, cuts them when grace is over, and gives storing a little longer.
+func (f *Fanout) finish(grace time.Duration, cut context.CancelCauseFunc, giveUp context.CancelFunc) {
+	done := make(chan struct{})
+	go func() {
+		f.attempts.Wait()
+		close(done)
+	}()
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return
+	case <-timer.C:
+	}
+	f.log.Info("attempts still in flight are cut and will be made again", "after", grace)
+	cut(ErrStopping)
+	timer.Reset(2 * time.Second)
+	select {
+	case <-done:
+	case <-timer.C:
+		giveUp() // what is not stored stays unacknowledged in the log, and comes again
+		<-done
+	}
+}
+
+func (f *Fanout) every(ctx context.Context, d time.Duration, step func()) {
+	t := time.NewTicker(d)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			step()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// consume reads one durable consumer until ctx ends, and starts again when reading fails.
+func (f *Fanout) consume(ctx context.Context, stream string, cfg jetstream.ConsumerConfig, handle func(context.Context, jetstream.Msg)) {
+	wait := backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(100*time.Millisecond), backoff.WithMaxInterval(5*time.Second), backoff.WithMaxElapsedTime(0))
+	var last string
+	for ctx.Err() == nil {
+		start := time.Now()
+		err := f.read(ctx, stream, cfg, handle)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(start) > 30*time.Second {
+			wait.Reset()
+			last = ""
+		}
+		if err.Error() != last {
+			last = err.Error()
+			f.log.Warn("reading a consumer failed, starting again", "stream", stream, "consumer", cfg.Durable, "error", err)
+		}
+		select {
+		case <-time.After(wait.NextBackOff()):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (f *Fanout) read(ctx context.Context, stream string, cfg jetstream.ConsumerConfig, handle func(context.Context, jetstream.Msg)) error {
+	consumer, err := f.cfg.Bus.JetStream().CreateOrUpdateConsumer(ctx, stream, cfg)
+	if err != nil {
+		return fmt.Errorf("create consumer: %w", err)
+	}
+	iter, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(prefetch, prefetchBytes))
+	if err != nil {
+		return fmt.Errorf("pull: %w", err)
+	}
+	f.running.Add(1)
+	defer f.running.Add(-1)
+	defer giveBack(iter)
+	for {
+		m, err := iter.Next(jetstream.NextContext(ctx))
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, jetstream.ErrNoHeartbeat):
+			// The server is away for the moment; the iterator asks again by itself when it is back.
+			continue
+		case err != nil:
+			return fmt.Errorf("next: %w", err)
+		}
+		handle(ctx, m)
+	}
+}
+
+// giveBack returns what was fetched and not looked at, so that another replica, or this one after its restart, has it at
+// once and not when the acknowledgement is overdue.
+func giveBack(iter jetstream.MessagesContext) {
+	iter.Drain()
+	for {
+		m, err := iter.Next(jetstream.NextMaxWait(time.Second))
+		if err != nil {
+			return
+		}
+		_ = m.Nak()
+	}
+}
+
+// handleEvent gives one event of the log to the lanes of the endpoints that want it.
+func (f *Fanout) handleEvent(ctx context.Context, m jetstream.Msg) {
+	meta, err := m.Metadata()
+	workspace, eventType, ok := event.SplitSubject(m.Subject())
+	if err != nil || !ok {
+		_ = m.Term() // nothing that the relay put there
+		return
+	}
+	endpoints := f.cfg.Endpoints.Snapshot().Match(nil, workspace, eventType)
+	if len(endpoints) == 0 {
+		_ = m.Ack()
+		return
+	}
+	ev := &message{
+		sequence: meta.Sequence.Stream, stored: meta.Timestamp, workspace: workspace, eventType: eventType,
+		id: eventID(m.Headers(), meta.Sequence.Stream), traceparent: m.Headers().Get(bus.HeaderTraceparent), data: m.Data(),
+	}
+	h := f.hold(ctx, m, len(ev.data), len(endpoints))
+	if h == nil {
+		_ = m.Nak()
+		return
+	}
+	for _, e := range endpoints {
+		d := &delivery{endpoint: e.ID, sequence: ev.sequence, id: ev.id, attempt: 1, event: ev, held: h}
+		if delay := f.cfg.Policy.Schedule[0]; delay > 0 {
+			f.park(d, time.Now().Add(delay))
+			continue
+		}
+		f.hand(ctx, e, d)
+	}
+}
+
+// hand puts a delivery into its endpoint's lane, or stores it for later if the lane does not take it.
+func (f *Fanout) hand(ctx context.Context, e *endpoint.Endpoint, d *delivery) {
+	l := f.lane(e)
+	if f.stopping.Load() {
+		f.park(d, time.Now())
+		return
+	}
+	if at, parked := l.offer(ctx, d); parked {
+		f.park(d, at)
+	}
+}
+
+func (f *Fanout) lane(e *endpoint.Endpoint) *lane {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l := f.lanes[e.ID]
+	if l == nil {
+		l = &lane{fanout: f, endpoint: e.ID}
+		f.lanes[e.ID] = l
+	}
+	l.setMaxInFlight(orDefault(e.MaxInFlight, f.cfg.MaxInFlight))
+	return l
+}
+
+// Sweep is the step that the sweeper repeats: it stores what waits in lanes that have stopped moving, and forgets lanes
+// whose endpoint is gone.
+func (f *Fanout) Sweep() {
+	snapshot, now := f.cfg.Endpoints.Snapshot(), time.Now()
+	f.mu.Lock()
+	list := make([]*lane, 0, len(f.lanes))
+	for id, l := range f.lanes {
+		if snapshot.Get(id) == nil && l.idle() {
+			delete(f.lanes, id)
+			continue
+		}
+		list = append(list, l)
+	}
+	f.mu.Unlock()
+	for _, l := range list {
+		f.parkAll(l.stuck(now))
+	}
+}
+
+// parkQueues empties every lane into RELAY_RETRY when the relay stops.
+func (f *Fanout) parkQueues() {
+	f.mu.Lock()
+	list := make([]*lane, 0, len(f.lanes))
+	for _, l := range f.lanes {
+		list = append(list, l)
+	}
+	f.mu.Unlock()
+	for _, l := range list {
+		now := time.Now()
+		for _, d := range l.takeQueue() {
+			f.park(d, now)
+		}
+	}
+}
+
+func (f *Fanout) parkAll(list []parked) {
+	for _, p := range list {
+		f.park(p.delivery, p.at)
+	}
+}
+
+func orDefault[T int | time.Duration](v, otherwise T) T {
+	if v == 0 {
+		return otherwise
+	}
+	return v
+}
+
+func jitter() float64 { return 2*rand.Float64() - 1 }

@@ -1,0 +1,102 @@
+package fanout
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/nex-crm/relay/internal/bus"
+	"github.com/nex-crm/relay/internal/webhook"
+)
+
+type metrics struct {
+	attempts        map[webhook.Outcome]prometheus.Counter
+	deliverySeconds prometheus.Histogram
+	endToEnd        prometheus.Histogram
+	deadLetters     prometheus.Counter
+	recordsLost     prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer, f *Fanout) metrics {
+	auto := promauto.With(reg)
+	attempts := auto.NewCounterVec(prometheus.CounterOpts{
+		Name: "relay_delivery_attempts_total", Help: "Webhook attempts by outcome.",
+	}, []string{"outcome"})
+	m := metrics{
+		attempts: map[webhook.Outcome]prometheus.Counter{},
+		deliverySeconds: auto.NewHistogram(prometheus.HistogramOpts{
+			Name: "relay_delivery_seconds", Help: "Duration of a webhook attempt, from dial to the end of the answer.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2.5, 13),
+		}),
+		endToEnd: auto.NewHistogram(prometheus.HistogramOpts{
+			Name: "relay_end_to_end_seconds", Help: "Time from an event's arrival in the log to a 2xx, retries included.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 4, 15),
+		}),
+		deadLetters: auto.NewCounter(prometheus.CounterOpts{Name: "relay_dead_letters_total", Help: "Deliveries given up."}),
+		recordsLost: auto.NewCounter(prometheus.CounterOpts{
+			Name: "relay_attempt_records_lost_total", Help: "Attempt records that could not be written. The deliveries were made.",
+		}),
+	}
+	for _, o := range webhook.Outcomes() {
+		m.attempts[o] = attempts.WithLabelValues(string(o))
+	}
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "relay_lane_in_flight", Help: "Webhook attempts in flight."}, f.inFlight)
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "relay_retries_pending", Help: "Deliveries stored for a later attempt; -1 if NATS does not say."}, f.pending)
+	for _, state := range []string{"active", "paused", "disabled"} {
+		auto.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "relay_endpoints", Help: "Endpoints by state: paused by their owner, disabled by the relay.",
+			ConstLabels: prometheus.Labels{"state": state},
+		}, func() float64 { return f.endpoints(state) })
+	}
+	return m
+}
+
+func (m *metrics) observe(result webhook.Result, stored, now time.Time) {
+	m.attempts[result.Outcome].Inc()
+	m.deliverySeconds.Observe(result.Duration.Seconds())
+	if result.Outcome == webhook.Delivered {
+		m.endToEnd.Observe(now.Sub(stored).Seconds())
+	}
+}
+
+func (f *Fanout) inFlight() float64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for _, l := range f.lanes {
+		l.mu.Lock()
+		n += l.running
+		l.mu.Unlock()
+	}
+	return float64(n)
+}
+
+// pending asks JetStream when it is scraped: the stream is the only one who knows, over all replicas.
+func (f *Fanout) pending() float64 {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	s, err := f.cfg.Bus.JetStream().Stream(ctx, bus.StreamRetry)
+	if err != nil {
+		return -1
+	}
+	return float64(s.CachedInfo().State.Msgs)
+}
+
+func (f *Fanout) endpoints(state string) float64 {
+	n := 0
+	for _, e := range f.cfg.Endpoints.Snapshot().All() {
+		is := "active"
+		switch {
+		case e.Disabled != nil:
+			is = "disabled"
+		case !e.Enabled:
+			is = "paused"
+		}
+		if is == state {
+			n++
+		}
+	}
+	return float64(n)
+}

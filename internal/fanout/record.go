@@ -1,0 +1,128 @@
+package fanout
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/nex-crm/relay/internal/bus"
+	"github.com/nex-crm/relay/internal/webhook"
+)
+
+// Attempt is one delivery attempt as it stands in RELAY_ATTEMPTS.
+type Attempt struct {
+	EventID    string          `json:"event_id"`
+	Sequence   uint64          `json:"sequence"`
+	Endpoint   string          `json:"endpoint"`
+	Workspace  string          `json:"workspace"`
+	Type       string          `json:"type"`
+	Attempt    int             `json:"attempt"`
+	At         time.Time       `json:"at"`
+	DurationMS float64         `json:"duration_ms"`
+	Outcome    webhook.Outcome `json:"outcome"`
+	Status     int             `json:"status,omitempty"` // 0 without an answer
+	Error      string          `json:"error,omitempty"`
+	Response   string          `json:"response,omitempty"` // the answer's first KiB
+	Verdict    Verdict         `json:"verdict"`
+	NextAt     *time.Time      `json:"next_at,omitempty"`
+}
+
+func newAttempt(d *delivery, start time.Time, result webhook.Result, decision Decision) *Attempt {
+	a := &Attempt{
+		EventID: d.id, Sequence: d.sequence, Endpoint: d.endpoint, Workspace: d.event.workspace, Type: d.event.eventType,
+		Attempt: d.attempt, At: start.UTC(), DurationMS: float64(result.Duration.Microseconds()) / 1000,
+		Outcome: result.Outcome, Status: result.StatusCode, Error: errorText(result.Err),
+		Response: strings.ToValidUTF8(string(result.Body), "\ufffd"), Verdict: decision.Verdict,
+	}
+	if decision.Verdict == Retry {
+		at := decision.At.UTC()
+		a.NextAt = &at
+	}
+	return a
+}
+
+const (
+	recordQueue   = 8192
+	recordPending = 4096
+)
+
+// recorder writes attempt records beside the deliveries: it may lose records when JetStream cannot keep up, counting
+// them, but never delays, stops or repeats a delivery.
+type recorder struct {
+	log   *slog.Logger
+	js    jetstream.JetStream
+	queue chan *Attempt
+	lost  prometheus.Counter
+	said  atomic.Bool
+}
+
+func newRecorder(nc *nats.Conn, log *slog.Logger, lost prometheus.Counter) (*recorder, error) {
+	r := &recorder{log: log, queue: make(chan *Attempt, recordQueue), lost: lost}
+	var err error
+	// A context of its own: its limits and its stalls are nobody else's.
+	r.js, err = jetstream.New(nc,
+		jetstream.WithPublishAsyncMaxPending(recordPending),
+		jetstream.WithPublishAsyncTimeout(10*time.Second),
+		jetstream.WithPublishAsyncErrHandler(func(_ jetstream.JetStream, _ *nats.Msg, err error) { r.lose(err) }))
+	return r, err
+}
+
+func (r *recorder) add(a *Attempt) {
+	select {
+	case r.queue <- a:
+	default:
+		r.lose(nil)
+	}
+}
+
+// run writes until ctx ends, then what is still queued.
+func (r *recorder) run(ctx context.Context) {
+	for {
+		select {
+		case a := <-r.queue:
+			r.write(a)
+		case <-ctx.Done():
+			r.flush()
+			return
+		}
+	}
+}
+
+func (r *recorder) flush() {
+	for {
+		select {
+		case a := <-r.queue:
+			r.write(a)
+		default:
+			select {
+			case <-r.js.PublishAsyncComplete():
+			case <-time.After(2 * time.Second):
+			}
+			return
+		}
+	}
+}
+
+func (r *recorder) write(a *Attempt) {
+	payload, err := json.Marshal(a)
+	if err == nil {
+		_, err = r.js.PublishAsync(bus.AttemptSubject(a.Endpoint, string(a.Outcome)), payload)
+	}
+	if err != nil {
+		r.lose(err)
+	}
+}
+
+func (r *recorder) lose(err error) {
+	r.lost.Inc()
+	if !r.said.Swap(true) {
+		r.log.Warn("attempt records are being lost; deliveries go on; see relay_attempt_records_lost_total", "error", err)
+	}
+}
