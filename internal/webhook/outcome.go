@@ -1,0 +1,151 @@
+package webhook
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Outcome is how a delivery attempt ended. The value is what metrics, attempt records and the API show: it is part of
+// the interface and does not change.
+type Outcome string
+
+const (
+	Delivered       Outcome = "delivered"        // 2xx, answer read
+	Gone            Outcome = "gone"             // 410: the receiver wants no more
+	Throttled       Outcome = "throttled"        // 429, or 503 with a valid Retry-After
+	ClientError     Outcome = "client_error"     // other 4xx
+	ServerError     Outcome = "server_error"     // other 5xx
+	Redirect        Outcome = "redirect"         // 3xx; never followed
+	Unexpected      Outcome = "unexpected"       // any other status
+	Timeout         Outcome = "timeout"          // no whole answer in time
+	DNSError        Outcome = "dns_error"        // the host's name could not be resolved
+	DialError       Outcome = "dial_error"       // no TCP connection: refused, unreachable
+	TLSError        Outcome = "tls_error"        // no TLS connection: certificate, protocol
+	RefusedTarget   Outcome = "refused_target"   // the guard, or plain http where it is not allowed; nothing was sent
+	ConnectionError Outcome = "connection_error" // connected, but no whole HTTP answer came
+	InvalidRequest  Outcome = "invalid_request"  // our side: URL, headers or secrets that cannot be used; nothing was sent
+	Canceled        Outcome = "canceled"         // cut short by our own shutdown: no failed attempt
+)
+
+// Outcomes is every outcome, for metrics that show a zero before the first event.
+func Outcomes() []Outcome {
+	return []Outcome{
+		Delivered, Gone, Throttled, ClientError, ServerError, Redirect, Unexpected, Timeout, DNSError, DialError, TLSError,
+		RefusedTarget, ConnectionError, InvalidRequest, Canceled,
+	}
+}
+
+// Settled reports that no further attempt is wanted: the message was taken, or the receiver is gone. After every other
+// outcome the schedule decides.
+func (o Outcome) Settled() bool { return o == Delivered || o == Gone }
+
+// Classify reads an answer's status and, for 429 and 503, its Retry-After (RFC 9110, sections 10.2.3 and 15; 429 is RFC
+// 6585, section 4). It is the only place where status codes have a meaning. retryAfter is valid if ok; see [ParseRetryAfter].
+func Classify(status int, header http.Header, now time.Time) (o Outcome, retryAfter time.Duration, ok bool) {
+	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
+		retryAfter, ok = ParseRetryAfter(header.Get("Retry-After"), now)
+	}
+	switch {
+	case status >= 200 && status <= 299:
+		return Delivered, 0, false
+	case status == http.StatusGone:
+		return Gone, 0, false
+	case status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable && ok:
+		return Throttled, retryAfter, ok
+	case status >= 300 && status <= 399:
+		return Redirect, 0, false
+	case status >= 400 && status <= 499:
+		return ClientError, 0, false
+	case status >= 500 && status <= 599:
+		return ServerError, 0, false
+	}
+	return Unexpected, 0, false
+}
+
+// MaxRetryAfter is the longest delay that [ParseRetryAfter] gives; what is longer is cut to it, so that adding it to a time
+// cannot overflow. What delay is acceptable is for the caller to say.
+const MaxRetryAfter = 365 * 24 * time.Hour
+
+// ParseRetryAfter reads a Retry-After value (RFC 9110, section 10.2.3): whole seconds, or an HTTP date, which is a delay
+// from now and 0 if it has passed. ok is false for anything else.
+func ParseRetryAfter(value string, now time.Time) (delay time.Duration, ok bool) {
+	value = strings.Trim(value, " \t")
+	if value == "" {
+		return 0, false
+	}
+	if strings.Trim(value, "0123456789") == "" {
+		seconds, err := strconv.ParseUint(value, 10, 64)
+		if err != nil || seconds > uint64(MaxRetryAfter/time.Second) { // the only error left is a number too big
+			return MaxRetryAfter, true
+		}
+		return time.Duration(seconds) * time.Second, true
+	}
+	date, err := http.ParseTime(value)
+	if err != nil {
+		return 0, false
+	}
+	return min(max(date.Sub(now), 0), MaxRetryAfter), true
+}
+
+// ClassifyError names the outcome of an attempt that ended without a whole answer. err is not nil.
+func ClassifyError(err error) Outcome {
+	var refused *RefusedError
+	var dns *net.DNSError
+	var op *net.OpError
+	var network net.Error
+	switch {
+	case errors.As(err, &refused):
+		return RefusedTarget
+	case errors.Is(err, context.Canceled):
+		return Canceled
+	case errors.As(err, &dns):
+		return DNSError
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
+		return Timeout
+	case isTLSError(err):
+		return TLSError
+	case errors.As(err, &op) && op.Op == "dial":
+		return DialError
+	}
+	return ConnectionError
+}
+
+// isTLSError goes by the text where it must: alerts and handshake faults have no exported type, but crypto/tls begins every
+// text of its own with "tls: ".
+func isTLSError(err error) bool {
+	var certificate *tls.CertificateVerificationError
+	if errors.As(err, &certificate) {
+		return true
+	}
+	for ; err != nil; err = errors.Unwrap(err) {
+		if strings.HasPrefix(err.Error(), "tls: ") {
+			return true
+		}
+	}
+	return false
+}
+
+// Result is one attempt, ended.
+type Result struct {
+	// Outcome is how it ended.
+	Outcome Outcome
+	// StatusCode is the answer's, 0 if none came. With [Timeout], [ConnectionError] and [Canceled] the answer had begun.
+	StatusCode int
+	// RetryAfter is how long the receiver asked to be left alone, counted from the end of the attempt; valid if
+	// HasRetryAfter, since 0 is a wish too. At most [MaxRetryAfter].
+	RetryAfter    time.Duration
+	HasRetryAfter bool
+	// Duration is from the start to the end of the answer.
+	Duration time.Duration
+	// Body is the beginning of the answer, as far as the sender keeps it. Foreign bytes: they may be no text.
+	Body []byte
+	// Err says why no whole answer came; nil if one did, whatever its status. It names the operation and the class of the
+	// fault and never holds a URL, a header or bytes of the answer. Only a [*RefusedError] can be found in it.
+	Err error
+}

@@ -1,0 +1,222 @@
+package webhook_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nex-crm/relay/internal/webhook"
+)
+
+// TestClassifyEveryStatus walks all status codes, without and with a Retry-After.
+func TestClassifyEveryStatus(t *testing.T) {
+	t.Parallel()
+	families := []struct {
+		from, to int
+		want     webhook.Outcome
+	}{
+		{100, 199, webhook.Unexpected},
+		{200, 299, webhook.Delivered},
+		{300, 399, webhook.Redirect},
+		{400, 409, webhook.ClientError},
+		{410, 410, webhook.Gone},
+		{411, 428, webhook.ClientError},
+		{429, 429, webhook.Throttled},
+		{430, 499, webhook.ClientError},
+		{500, 599, webhook.ServerError},
+		{600, 999, webhook.Unexpected},
+	}
+	with := http.Header{"Retry-After": {"7"}}
+	next := 100
+	for _, f := range families {
+		if f.from != next {
+			t.Fatalf("the table has a gap at %d", next)
+		}
+		next = f.to + 1
+		for status := f.from; status <= f.to; status++ {
+			o, delay, ok := webhook.Classify(status, nil, time.Now())
+			if o != f.want || delay != 0 || ok {
+				t.Errorf("%d: got %s, %s, %t, want %s", status, o, delay, ok, f.want)
+			}
+			want, wantDelay := f.want, time.Duration(0)
+			if status == 429 || status == 503 {
+				want, wantDelay = webhook.Throttled, 7*time.Second
+			}
+			o, delay, ok = webhook.Classify(status, with, time.Now())
+			if o != want || delay != wantDelay || ok != (wantDelay != 0) {
+				t.Errorf("%d with Retry-After: got %s, %s, %t, want %s", status, o, delay, ok, want)
+			}
+		}
+	}
+	for _, status := range []int{math.MinInt, -1, 0, 99, 1000, math.MaxInt} {
+		if o, _, _ := webhook.Classify(status, with, time.Now()); o != webhook.Unexpected {
+			t.Errorf("%d: got %s", status, o)
+		}
+	}
+}
+
+func TestClassifyRetryAfterValue(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		status int
+		value  string
+		want   webhook.Outcome
+		ok     bool
+	}{
+		{503, "0", webhook.Throttled, true}, // no delay is a wish too
+		{503, "soon", webhook.ServerError, false},
+		{503, "", webhook.ServerError, false},
+		{429, "0", webhook.Throttled, true},
+		{429, "soon", webhook.Throttled, false},
+	}
+	for _, tt := range tests {
+		o, delay, ok := webhook.Classify(tt.status, http.Header{"Retry-After": {tt.value}}, time.Now())
+		if o != tt.want || delay != 0 || ok != tt.ok {
+			t.Errorf("%d %q: got %s, %s, %t", tt.status, tt.value, o, delay, ok)
+		}
+	}
+}
+
+func TestParseRetryAfter(t *testing.T) {
+	t.Parallel()
+	now := time.Date(1994, 11, 6, 8, 49, 7, 500_000_000, time.UTC)
+	tests := []struct {
+		value string
+		want  time.Duration
+		ok    bool
+	}{
+		{"0", 0, true},
+		{"120", 2 * time.Minute, true},
+		{" 120\t", 2 * time.Minute, true},
+		{"007", 7 * time.Second, true},
+		{"31536000", webhook.MaxRetryAfter, true},
+		{"31536001", webhook.MaxRetryAfter, true},
+		{"9223372036854775808", webhook.MaxRetryAfter, true},
+		{strings.Repeat("9", 100), webhook.MaxRetryAfter, true},
+		{"Sun, 06 Nov 1994 08:49:37 GMT", 29500 * time.Millisecond, true},
+		{"Sunday, 06-Nov-94 08:49:37 GMT", 29500 * time.Millisecond, true},
+		{"Sun Nov  6 08:49:37 1994", 29500 * time.Millisecond, true},
+		{"Sun, 06 Nov 1994 08:49:07 GMT", 0, true},
+		{"Thu, 01 Jan 1970 00:00:00 GMT", 0, true},
+		{"Mon, 01 Jan 0001 00:00:00 GMT", 0, true},
+		{"Fri, 31 Dec 9999 23:59:59 GMT", webhook.MaxRetryAfter, true},
+		{"", 0, false},
+		{" ", 0, false},
+		{"-1", 0, false},
+		{"+1", 0, false},
+		{"1.5", 0, false},
+		{"1e3", 0, false},
+		{"0x10", 0, false},
+		{"5s", 0, false},
+		{"٣", 0, false},
+		{"tomorrow", 0, false},
+		{"1994-11-06T08:49:37Z", 0, false},
+	}
+	for _, tt := range tests {
+		got, ok := webhook.ParseRetryAfter(tt.value, now)
+		if got != tt.want || ok != tt.ok {
+			t.Errorf("%q: got %s, %t, want %s, %t", tt.value, got, ok, tt.want, tt.ok)
+		}
+	}
+}
+
+func FuzzParseRetryAfter(f *testing.F) {
+	for _, s := range []string{"", "0", "120", "99999999999999999999", "-1", "Sun, 06 Nov 1994 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"} {
+		f.Add(s, int64(784111777))
+	}
+	f.Fuzz(func(t *testing.T, value string, unix int64) {
+		now := time.Unix(unix%webhookYear9999, 0)
+		d, ok := webhook.ParseRetryAfter(value, now)
+		if d < 0 || d > webhook.MaxRetryAfter || (!ok && d != 0) {
+			t.Fatalf("%q: %s, %t", value, d, ok)
+		}
+		if n, err := strconv.ParseUint(value, 10, 16); err == nil && (!ok || d != time.Duration(n)*time.Second) {
+			t.Fatalf("%q: %s, %t", value, d, ok)
+		}
+	})
+}
+
+const webhookYear9999 = 253402300799
+
+type timeoutError struct{ error }
+
+func (timeoutError) Timeout() bool   { return true }
+func (timeoutError) Temporary() bool { return true }
+
+func TestClassifyError(t *testing.T) {
+	t.Parallel()
+	dial := func(err error) error { return &net.OpError{Op: "dial", Net: "tcp", Err: err} }
+	read := func(err error) error { return &net.OpError{Op: "read", Net: "tcp", Err: err} }
+	refused := &webhook.RefusedError{Addr: netip.MustParseAddr("127.0.0.1"), Class: "loopback"}
+	tests := []struct {
+		err  error
+		want webhook.Outcome
+	}{
+		{refused, webhook.RefusedTarget},
+		{dial(refused), webhook.RefusedTarget},
+		{errors.Join(dial(syscall.ECONNREFUSED), dial(refused)), webhook.RefusedTarget},
+		{context.Canceled, webhook.Canceled},
+		{fmt.Errorf("x: %w", context.Canceled), webhook.Canceled},
+		{context.DeadlineExceeded, webhook.Timeout},
+		{os.ErrDeadlineExceeded, webhook.Timeout},
+		{read(os.ErrDeadlineExceeded), webhook.Timeout},
+		{dial(syscall.ETIMEDOUT), webhook.Timeout},
+		{timeoutError{errors.New("net/http: TLS handshake timeout")}, webhook.Timeout},
+		{&net.DNSError{Err: "no such host", IsNotFound: true}, webhook.DNSError},
+		{dial(&net.DNSError{Err: "i/o timeout", IsTimeout: true}), webhook.DNSError},
+		{dial(syscall.ECONNREFUSED), webhook.DialError},
+		{dial(syscall.EHOSTUNREACH), webhook.DialError},
+		{dial(syscall.ENETUNREACH), webhook.DialError},
+		{dial(syscall.EMFILE), webhook.DialError},
+		{dial(&net.AddrError{Err: "unknown port", Addr: "x"}), webhook.DialError},
+		{&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, webhook.TLSError},
+		{tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}, webhook.TLSError},
+		{&net.OpError{Op: "remote error", Err: tls.AlertError(40)}, webhook.TLSError},
+		{errors.New("tls: server selected unsupported protocol version 301"), webhook.TLSError},
+		{read(syscall.ECONNRESET), webhook.ConnectionError},
+		{&net.OpError{Op: "write", Err: syscall.EPIPE}, webhook.ConnectionError},
+		{io.EOF, webhook.ConnectionError},
+		{io.ErrUnexpectedEOF, webhook.ConnectionError},
+		{errors.New("malformed HTTP response"), webhook.ConnectionError},
+	}
+	for _, tt := range tests {
+		if got := webhook.ClassifyError(tt.err); got != tt.want {
+			t.Errorf("%v: got %s, want %s", tt.err, got, tt.want)
+		}
+	}
+}
+
+func TestOutcomes(t *testing.T) {
+	t.Parallel()
+	all := webhook.Outcomes()
+	if sorted := slices.Sorted(slices.Values(all)); len(slices.Compact(sorted)) != len(all) {
+		t.Error("an outcome stands twice")
+	}
+	for _, o := range all {
+		if strings.Trim(string(o), "abcdefghijklmnopqrstuvwxyz_") != "" || o == "" {
+			t.Errorf("%q is no plain label", o)
+		}
+		if want := o == webhook.Delivered || o == webhook.Gone; o.Settled() != want {
+			t.Errorf("%s: settled is %t", o, o.Settled())
+		}
+	}
+	for _, want := range []webhook.Outcome{webhook.InvalidRequest, webhook.Canceled, webhook.Unexpected, webhook.Throttled} {
+		if !slices.Contains(all, want) {
+			t.Errorf("%s is not among all outcomes", want)
+		}
+	}
+}

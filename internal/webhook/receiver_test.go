@@ -1,0 +1,178 @@
+package webhook_test
+
+import (
+	"context"
+	"encoding/binary"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nex-crm/relay/internal/webhook"
+)
+
+// local permits this machine, where all receivers of the tests are.
+func local() *webhook.Guard {
+	return webhook.NewGuard([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")})
+}
+
+func newSender(t testing.TB, change func(*webhook.SenderConfig)) *webhook.Sender {
+	t.Helper()
+	c := webhook.SenderConfig{Guard: local(), AllowHTTP: true, UserAgent: "nex-relay/test", Timeout: 10 * time.Second}
+	if change != nil {
+		change(&c)
+	}
+	s := webhook.NewSender(c)
+	t.Cleanup(s.CloseIdle)
+	return s
+}
+
+var testSecret = webhook.GenerateSecret()
+
+func request(t testing.TB, raw string) *webhook.Request {
+	t.Helper()
+	u, err := url.Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &webhook.Request{URL: u, ID: "evt.1", Body: []byte(`{"specversion":"1.0"}`), Secrets: []webhook.Secret{testSecret}}
+}
+
+// serve is an HTTP receiver that ends with the test.
+func serve(t testing.TB, h http.HandlerFunc) *httptest.Server {
+	t.Helper()
+	srv := httptest.NewServer(h)
+	t.Cleanup(srv.Close)
+	return srv
+}
+
+// serveRaw is a TCP receiver: talk has each connection for itself, which is closed when talk returns or the test ends.
+func serveRaw(t testing.TB, talk func(ctx context.Context, c net.Conn)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		running := make(chan struct{})
+		n := 0
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				break
+			}
+			n++
+			stop := context.AfterFunc(ctx, func() { c.Close() })
+			go func() {
+				talk(ctx, c)
+				stop()
+				c.Close()
+				running <- struct{}{}
+			}()
+		}
+		for range n {
+			<-running
+		}
+	}()
+	t.Cleanup(func() {
+		cancel()
+		l.Close()
+		<-done
+	})
+	return "http://" + l.Addr().String()
+}
+
+// readHead reads a request's header and leaves the body on the wire, read or not.
+func readHead(c net.Conn) {
+	buf, got := make([]byte, 4096), ""
+	for !strings.Contains(got, "\r\n\r\n") {
+		n, err := c.Read(buf)
+		if err != nil {
+			return
+		}
+		got += string(buf[:n])
+	}
+}
+
+// nameServer answers every A and AAAA question from names, so that a name resolves to what an attacker says, and nothing
+// leaves this machine. A name with an invalid address gets its answer, that there is no such host, only when the test ends.
+func nameServer(t testing.TB, names map[string]netip.Addr) *net.Resolver {
+	t.Helper()
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		defer pc.Close()
+		var held []func()
+		buf := make([]byte, 1500)
+		for {
+			n, from, err := pc.ReadFrom(buf)
+			if err != nil {
+				break
+			}
+			answer, hold := answerDNS(buf[:n], names)
+			send := func() { _, _ = pc.WriteTo(answer, from) }
+			if hold {
+				held = append(held, send)
+				continue
+			}
+			send()
+		}
+		<-ended
+		for _, send := range held {
+			send()
+		}
+	}()
+	t.Cleanup(func() {
+		_ = pc.SetReadDeadline(time.Now())
+		close(ended)
+		<-done
+	})
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "udp", pc.LocalAddr().String())
+	}}
+}
+
+// answerDNS follows RFC 1035, section 4.1, for a question with one name. An unknown name and one with an invalid address
+// are answered with NXDOMAIN, the latter later.
+func answerDNS(q []byte, names map[string]netip.Addr) (answer []byte, hold bool) {
+	var labels []string
+	i := 12
+	for q[i] != 0 {
+		labels = append(labels, string(q[i+1:i+1+int(q[i])]))
+		i += 1 + int(q[i])
+	}
+	kind := binary.BigEndian.Uint16(q[i+1:])
+	addr, known := names[strings.ToLower(strings.Join(labels, "."))]
+	answer = append([]byte{q[0], q[1], 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0}, q[12:i+5]...)
+	switch {
+	case !addr.IsValid():
+		answer[3] = 0x83
+	case kind == 1 && addr.Is4(), kind == 28 && addr.Is6():
+		answer[7] = 1
+		answer = append(answer, 0xc0, 12, 0, byte(kind), 0, 1, 0, 0, 0, 0, 0, byte(addr.BitLen()/8))
+		answer = append(answer, addr.AsSlice()...)
+	}
+	return answer, known && !addr.IsValid()
+}
+
+func readAll(t testing.TB, r io.Reader) []byte {
+	t.Helper()
+	b, err := io.ReadAll(r)
+	if err != nil {
+		t.Error(err)
+	}
+	return b
+}

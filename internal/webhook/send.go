@@ -1,0 +1,280 @@
+// Package webhook sends and verifies Standard Webhooks (https://www.standardwebhooks.com, version 1.0.0): one signed POST
+// to one receiver, and one outcome that says what became of it. When to try again is not decided here.
+package webhook
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// DefaultContentType is the media type of a body unless the request says otherwise (CloudEvents JSON format, section 3).
+const DefaultContentType = "application/cloudevents+json"
+
+// Defaults of [SenderConfig].
+const (
+	DefaultTimeout        = 15 * time.Second
+	DefaultMaxIdlePerHost = 64
+	DefaultMaxIdle        = 1024
+	DefaultResponseBody   = 1 << 10
+)
+
+const (
+	// dialTimeout and tlsTimeout bound what outlives an attempt: the transport finishes a connection that it began, because a
+	// later attempt may use it.
+	dialTimeout = 10 * time.Second
+	tlsTimeout  = 10 * time.Second
+
+	idleTimeout = 90 * time.Second
+	// pingAfter and pingTimeout find an HTTP/2 connection that died unnoticed; all attempts to a host share one.
+	pingAfter   = 15 * time.Second
+	pingTimeout = 10 * time.Second
+
+	maxAnswerHeader = 64 << 10
+	// maxDrain is how much of an answer is read, kept or not, so that its connection can be used again. One that is longer
+	// costs its connection.
+	maxDrain = 64 << 10
+)
+
+// SenderConfig is the part of a sender that is the same for all endpoints.
+type SenderConfig struct {
+	// Guard decides which addresses may be dialled; nil permits public ones only.
+	Guard *Guard
+	// AllowHTTP permits plain http.
+	AllowHTTP bool
+	// UserAgent is sent with every request; empty sends none.
+	UserAgent string
+	// Timeout bounds an attempt that names none; 0 means [DefaultTimeout].
+	Timeout time.Duration
+	// MaxIdlePerHost is how many idle connections are kept for one host, at least the attempts in flight to it, or they
+	// dial anew; 0 means [DefaultMaxIdlePerHost].
+	MaxIdlePerHost int
+	// MaxIdle is how many idle connections are kept in all; 0 means [DefaultMaxIdle].
+	MaxIdle int
+	// ResponseBodyLimit is how many bytes of an answer are kept, at most 64 KiB; 0 means [DefaultResponseBody], less none.
+	ResponseBodyLimit int
+	// TLSConfig sets certificate authorities and the like; nil means the system's. It is copied.
+	TLSConfig *tls.Config
+	// Resolver looks names up; nil means the system's.
+	Resolver *net.Resolver
+}
+
+// Sender sends webhooks for any number of endpoints over shared connections. It may be used by many goroutines at once.
+type Sender struct {
+	transport *http.Transport
+	allowHTTP bool
+	timeout   time.Duration
+	keep      int
+	// Header values that all requests share: nobody changes them.
+	userAgent, contentType []string
+}
+
+// NewSender is a sender that is ready for use; [Sender.CloseIdle] ends it.
+func NewSender(c SenderConfig) *Sender {
+	if c.Guard == nil {
+		c.Guard = NewGuard(nil)
+	}
+	dialer := &net.Dialer{Timeout: dialTimeout, ControlContext: c.Guard.Control, Resolver: c.Resolver}
+	s := &Sender{
+		allowHTTP:   c.AllowHTTP,
+		contentType: []string{DefaultContentType},
+		timeout:     orDefault(c.Timeout, DefaultTimeout),
+		keep:        min(max(orDefault(c.ResponseBodyLimit, DefaultResponseBody), 0), maxDrain),
+		transport: &http.Transport{
+			Proxy:                  nil, // a proxy would hide the target's address from the guard
+			DialContext:            dialer.DialContext,
+			TLSClientConfig:        c.TLSConfig.Clone(),
+			TLSHandshakeTimeout:    tlsTimeout,
+			ForceAttemptHTTP2:      true,
+			HTTP2:                  &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+			MaxIdleConns:           orDefault(c.MaxIdle, DefaultMaxIdle),
+			MaxIdleConnsPerHost:    orDefault(c.MaxIdlePerHost, DefaultMaxIdlePerHost),
+			IdleConnTimeout:        idleTimeout,
+			MaxResponseHeaderBytes: maxAnswerHeader,
+			DisableCompression:     true,
+		},
+	}
+	if c.UserAgent != "" {
+		s.userAgent = []string{c.UserAgent}
+	}
+	return s
+}
+
+func orDefault[T int | time.Duration](v, otherwise T) T {
+	if v == 0 {
+		return otherwise
+	}
+	return v
+}
+
+// CloseIdle closes the connections that are not in use. Nothing of a sender without attempts in flight is left then, but for
+// connections that an attempt gave up on while they were being made: they end by themselves within 20 s.
+func (s *Sender) CloseIdle() { s.transport.CloseIdleConnections() }
+
+// Request is one message to one endpoint. The sender changes none of it.
+type Request struct {
+	// URL is the target, as [ValidateURL] returns it.
+	URL *url.URL
+	// ID is the event's id, the same for all attempts; what is sent is its [MessageID].
+	ID string
+	// Body is signed and sent as it is. It stays unchanged from here on: a connection may still be writing it after an early
+	// answer.
+	Body []byte
+	// ContentType of the body; empty means [DefaultContentType].
+	ContentType string
+	// Traceparent is the W3C trace context; empty sends none.
+	Traceparent string
+	// Header holds the endpoint's own headers. Those that [ValidateHeaders] calls reserved are left out.
+	Header http.Header
+	// Secrets sign the message, the current one first. At least one: nothing is sent unsigned.
+	Secrets []Secret
+	// Timeout bounds the attempt from name resolution to the end of the answer; 0 means the sender's.
+	Timeout time.Duration
+	// At is the time of the attempt, which is signed; zero means now.
+	At time.Time
+}
+
+// Send makes one attempt. The end of ctx cuts it short: [Canceled] if ctx was canceled, [Timeout] if its deadline passed. A
+// 2xx whose answer breaks off or comes too late is not delivered. When Send returns, the answer is read and closed.
+func (s *Sender) Send(ctx context.Context, r *Request) Result {
+	start := time.Now()
+	at := r.At
+	if at.IsZero() {
+		at = start
+	}
+	req, outcome, err := s.request(r, at)
+	if err != nil {
+		return Result{Outcome: outcome, Err: fmt.Errorf("post: %w", err), Duration: time.Since(start)}
+	}
+	ctx, cancel := context.WithTimeout(ctx, orDefault(r.Timeout, s.timeout))
+	defer cancel()
+	result := s.post(req.WithContext(ctx))
+	result.Duration = time.Since(start)
+	return result
+}
+
+// request builds the signed HTTP request; the outcome says why it cannot.
+func (s *Sender) request(r *Request, at time.Time) (*http.Request, Outcome, error) {
+	if r.URL == nil {
+		return nil, InvalidRequest, errors.New("no url")
+	}
+	if err := checkURL(r.URL, s.allowHTTP); err != nil {
+		if r.URL.Scheme == "http" && !s.allowHTTP {
+			return nil, RefusedTarget, err
+		}
+		return nil, InvalidRequest, err
+	}
+	header, err := s.header(r, at)
+	if err != nil {
+		return nil, InvalidRequest, err
+	}
+	req := &http.Request{
+		Method: http.MethodPost, URL: r.URL, Host: r.URL.Host, Header: header,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Body: http.NoBody, ContentLength: int64(len(r.Body)),
+	}
+	if len(r.Body) > 0 {
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(r.Body)), nil }
+		req.Body, _ = req.GetBody()
+	}
+	return req, "", nil
+}
+
+func (s *Sender) header(r *Request, at time.Time) (http.Header, error) {
+	h := make(http.Header, 8+len(r.Header))
+	for name, values := range r.Header {
+		if canonical := http.CanonicalHeaderKey(name); !reservedHeader(canonical) {
+			h[canonical] = values
+		}
+	}
+	SetHeaders(h, MessageID(r.ID), at, r.Body, r.Secrets...)
+	if h.Get(HeaderSignature) == "" {
+		return nil, errors.New("no signing secret")
+	}
+	h["Content-Type"] = s.contentType
+	if r.ContentType != "" {
+		h["Content-Type"] = []string{r.ContentType}
+	}
+	if r.Traceparent != "" {
+		h["Traceparent"] = []string{r.Traceparent}
+	}
+	h["User-Agent"] = s.userAgent
+	if _, own := h["Idempotency-Key"]; !own {
+		// Never sent, since it has no value. It tells the transport that it may repeat the request when a connection from the
+		// pool turns out to have been closed by the receiver. Without it a receiver whose idle timeout is as long as the pause
+		// between two events would fail every now and then. The webhook-id makes the repetition harmless.
+		h["Idempotency-Key"] = nil
+	}
+	return h, checkHeader(h)
+}
+
+// checkHeader finds what the transport would refuse with an error that looks like a fault of the connection.
+func checkHeader(h http.Header) error {
+	for name, values := range h {
+		if !validHeaderName(name) {
+			return fmt.Errorf("header %q: no valid name", name)
+		}
+		for _, v := range values {
+			if !validHeaderValue(v) {
+				return fmt.Errorf("header %q: value has a line break or another control character", name)
+			}
+		}
+	}
+	return nil
+}
+
+// post sends req and reads the answer. Redirects are not followed, since it uses the transport itself.
+func (s *Sender) post(req *http.Request) Result {
+	resp, err := s.transport.RoundTrip(req)
+	if err != nil {
+		return failed(req.Context(), err, 0)
+	}
+	defer resp.Body.Close()
+	body, err := s.readAnswer(resp)
+	if err != nil {
+		result := failed(req.Context(), err, resp.StatusCode)
+		result.Body = body
+		return result
+	}
+	result := Result{StatusCode: resp.StatusCode, Body: body}
+	result.Outcome, result.RetryAfter, result.HasRetryAfter = Classify(resp.StatusCode, resp.Header, time.Now())
+	return result
+}
+
+// readAnswer returns the part of the body that is kept, and reads on a little for the connection's sake.
+func (s *Sender) readAnswer(resp *http.Response) ([]byte, error) {
+	if resp.ContentLength == 0 { // after 101 too, where the body is the bare connection and need never end
+		return nil, nil
+	}
+	size := s.keep
+	if resp.ContentLength > 0 {
+		size = int(min(resp.ContentLength, int64(s.keep)))
+	}
+	kept := bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead)) // with room for the read that finds the end
+	_, err := kept.ReadFrom(io.LimitReader(resp.Body, int64(s.keep)))
+	if err == nil {
+		_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, int64(maxDrain-kept.Len())))
+	}
+	return kept.Bytes(), err
+}
+
+// failed is the result of an attempt without a whole answer. What ended ctx is asked first: to the transport a deadline, a
+// shutdown and a lost connection can look alike.
+func failed(ctx context.Context, err error, status int) Result {
+	outcome := ClassifyError(err)
+	switch {
+	case outcome == RefusedTarget:
+	case errors.Is(ctx.Err(), context.Canceled):
+		outcome = Canceled
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		outcome = Timeout
+	}
+	return Result{Outcome: outcome, StatusCode: status, Err: redact(err, outcome, status)}
+}

@@ -1,0 +1,103 @@
+package webhook
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Names of the Standard Webhooks headers, in the canonical form of [http.Header]. On the wire case does not matter.
+const (
+	HeaderID        = "Webhook-Id"
+	HeaderTimestamp = "Webhook-Timestamp"
+	HeaderSignature = "Webhook-Signature"
+)
+
+// schemeHMAC is the version of a symmetric signature (Standard Webhooks, "Signature scheme").
+const schemeHMAC = "v1,"
+
+// signatureLen is the length of one entry: the version and 32 bytes in base64.
+const signatureLen = len(schemeHMAC) + (sha256.Size+2)/3*4
+
+// Sign is the webhook-signature of a message: for each secret "v1," and the base64 HMAC-SHA256 of "id.timestamp.body", the
+// entries separated by spaces in the order of secrets, so the current secret comes first. t counts in whole seconds. The id
+// has no dots (see [MessageID]), or the signed text could be split in two ways. Without a secret the answer is empty.
+func Sign(id string, t time.Time, body []byte, secrets ...Secret) string {
+	out := make([]byte, 0, len(secrets)*(signatureLen+1))
+	var buf [192]byte
+	prefix := appendSignedPrefix(buf[:0], id, t.Unix())
+	for _, s := range secrets {
+		if s.IsZero() {
+			continue
+		}
+		if len(out) > 0 {
+			out = append(out, ' ')
+		}
+		out = appendSignature(out, prefix, body, s)
+	}
+	return string(out)
+}
+
+// SetHeaders sets the three Standard Webhooks headers in h.
+func SetHeaders(h http.Header, id string, t time.Time, body []byte, secrets ...Secret) {
+	v := [...]string{id, strconv.FormatInt(t.Unix(), 10), Sign(id, t, body, secrets...)}
+	h[HeaderID] = v[0:1:1]
+	h[HeaderTimestamp] = v[1:2:2]
+	h[HeaderSignature] = v[2:3:3]
+}
+
+// appendSignedPrefix appends what stands before the body in the signed text.
+func appendSignedPrefix(dst []byte, id string, unix int64) []byte {
+	dst = append(dst, id...)
+	dst = append(dst, '.')
+	dst = strconv.AppendInt(dst, unix, 10)
+	return append(dst, '.')
+}
+
+func appendSignature(dst, prefix, body []byte, s Secret) []byte {
+	mac := hmac.New(sha256.New, []byte(*s.key))
+	mac.Write(prefix)
+	mac.Write(body)
+	var sum [sha256.Size]byte
+	dst = append(dst, schemeHMAC...)
+	return base64.StdEncoding.AppendEncode(dst, mac.Sum(sum[:0]))
+}
+
+// Limits of a message id in bytes: all of it, and the hash at the end of one that had to be changed.
+const (
+	maxMessageID  = 128
+	messageIDHash = 16
+)
+
+// MessageID is the webhook-id for an event id: the same over all attempts and replicas. A dot becomes "_" (Standard Webhooks,
+// "Webhook headers": the signed text is delimited by dots). Only letters, digits and a few signs safe in any header, log
+// line or key stay; where anything else had to change, or the id is empty or longer than 128 bytes, a hash of the original is
+// appended. MessageID of a MessageID is itself.
+func MessageID(eventID string) string {
+	clean := strings.Map(messageIDRune, eventID)
+	if eventID != "" && len(eventID) <= maxMessageID && !strings.Contains(clean, "\x00") {
+		return clean
+	}
+	clean = strings.ReplaceAll(clean, "\x00", "_")
+	sum := sha256.Sum256([]byte(eventID))
+	return clean[:min(len(clean), maxMessageID-messageIDHash-1)] + "_" + hex.EncodeToString(sum[:messageIDHash/2])
+}
+
+// messageIDRune maps what cannot stay to NUL, which marks the id as changed.
+func messageIDRune(r rune) rune {
+	switch {
+	case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9':
+		return r
+	case r == '.':
+		return '_'
+	case r < 0x80 && strings.ContainsRune("-_:/+=@~", r):
+		return r
+	default:
+		return 0
+	}
+}
