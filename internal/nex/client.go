@@ -1,0 +1,198 @@
+// Package nex is Nex's API as the relay sees it: the insight stream, insights over REST, and every shape in which an
+// insight comes. It knows nothing of what happens to an insight afterwards.
+package nex
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+// ClientConfig of a [Client]. Only BaseURL is needed.
+type ClientConfig struct {
+	// BaseURL ends before /v1, e.g. https://app.nex.ai/api/developers.
+	BaseURL   string
+	UserAgent string
+	// MaxEventSize bounds one event of the stream, in bytes; 4 MiB if 0. A larger one is cut and marked, see [Frame].
+	MaxEventSize int
+	// IdleTimeout is how long a stream may send nothing at all, keepalive comments included; 75 s if 0.
+	IdleTimeout time.Duration
+	// ConnectTimeout bounds dial, TLS handshake and the wait for the answer's header; 15 s if 0.
+	ConnectTimeout time.Duration
+	// Transport replaces the client's own; nil makes one.
+	Transport http.RoundTripper
+}
+
+const (
+	defaultMaxEvent       = 4 << 20
+	defaultIdleTimeout    = 75 * time.Second
+	defaultConnectTimeout = 15 * time.Second
+	restTimeout           = time.Minute
+	maxRESTBody           = 64 << 20
+	maxRedirects          = 5
+)
+
+// Client talks to one Nex for any number of keys. It is safe for concurrent use.
+type Client struct {
+	base      string
+	userAgent string
+	maxEvent  int
+	idle      time.Duration
+	http      *http.Client
+}
+
+// NewClient checks the base URL.
+func NewClient(cfg ClientConfig) (*Client, error) {
+	u, err := url.Parse(cfg.BaseURL)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, errors.New("base URL must be an absolute http or https URL")
+	}
+	c := &Client{
+		base:      u.String(),
+		userAgent: cfg.UserAgent,
+		maxEvent:  orDefault(cfg.MaxEventSize, defaultMaxEvent),
+		idle:      orDefault(cfg.IdleTimeout, defaultIdleTimeout),
+	}
+	transport := cfg.Transport
+	if transport == nil {
+		transport = newTransport(orDefault(cfg.ConnectTimeout, defaultConnectTimeout))
+	}
+	c.http = &http.Client{Transport: transport, CheckRedirect: sameOrigin}
+	return c, nil
+}
+
+// newTransport keeps to HTTP/1.1: a connection per stream. Over HTTP/2 all streams of a process would share a few TCP
+// connections, so that one lost packet, one full flow-control window or one dead connection would hold up thousands.
+func newTransport(timeout time.Duration) *http.Transport {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	return &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: timeout, KeepAlive: 15 * time.Second}).DialContext,
+		TLSHandshakeTimeout:   timeout,
+		ResponseHeaderTimeout: timeout,
+		Protocols:             protocols,
+		MaxIdleConnsPerHost:   64, // for REST; streams are never idle
+		IdleConnTimeout:       90 * time.Second,
+		WriteBufferSize:       1 << 10, // requests are small, and there is a buffer per stream
+		ReadBufferSize:        4 << 10,
+		DisableCompression:    true, // a compressed stream would arrive when its compressor pleases
+	}
+}
+
+// sameOrigin follows a redirect only where the key may go: the same scheme, host and port. net/http by itself would keep
+// the Authorization header for subdomains.
+func sameOrigin(req *http.Request, via []*http.Request) error {
+	first := via[0].URL
+	if req.URL.Scheme != first.Scheme || req.URL.Host != first.Host {
+		return fmt.Errorf("redirected to %s://%s, where the key is not sent: set nex.base_url to it if it is Nex", req.URL.Scheme, req.URL.Host)
+	}
+	if len(via) > maxRedirects {
+		return fmt.Errorf("more than %d redirects", maxRedirects)
+	}
+	return nil
+}
+
+// CloseIdle closes the connections that are not in use.
+func (c *Client) CloseIdle() { c.http.CloseIdleConnections() }
+
+// Query chooses insights over REST. The zero value asks for the newest ones.
+type Query struct {
+	From, To time.Time
+	Last     time.Duration
+	Limit    int // 100 at most; 0 leaves it to Nex, which takes 20
+}
+
+// Insights asks for insights over REST. An error is an [*Error] where Nex answered.
+func (c *Client) Insights(ctx context.Context, key string, q Query) (Payload, error) {
+	ctx, cancel := context.WithTimeout(ctx, restTimeout)
+	defer cancel()
+	values := url.Values{}
+	if !q.From.IsZero() {
+		values.Set("from", q.From.UTC().Format(time.RFC3339Nano))
+	}
+	if !q.To.IsZero() {
+		values.Set("to", q.To.UTC().Format(time.RFC3339Nano))
+	}
+	if q.Last > 0 {
+		values.Set("last", strconv.Itoa(int(q.Last/time.Second))+"s")
+	}
+	if q.Limit > 0 {
+		values.Set("limit", strconv.Itoa(q.Limit))
+	}
+	resp, err := c.get(ctx, key, "/v1/insights?"+values.Encode(), "application/json")
+	if err != nil {
+		return Payload{}, fmt.Errorf("get insights: %w", err)
+	}
+	defer resp.Body.Close()
+	content, err := io.ReadAll(io.LimitReader(resp.Body, maxRESTBody+1))
+	if err != nil {
+		return Payload{}, fmt.Errorf("get insights: %w", err)
+	}
+	if len(content) > maxRESTBody {
+		return Payload{}, fmt.Errorf("get insights: answer over %d bytes", maxRESTBody)
+	}
+	payload, err := ParsePayload(content)
+	if err != nil {
+		return Payload{}, fmt.Errorf("get insights: %w", err)
+	}
+	return payload, nil
+}
+
+// Stream opens the insight stream. It lives until the server ends it, silence lasts too long, ctx ends, or Close.
+func (c *Client) Stream(ctx context.Context, key string) (*Feed, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	resp, err := c.get(ctx, key, "/v1/insights/stream", "text/event-stream")
+	if err == nil {
+		if media, _, perr := mime.ParseMediaType(resp.Header.Get("Content-Type")); perr != nil || media != "text/event-stream" {
+			_ = resp.Body.Close()
+			err = fmt.Errorf("answer is %q, not text/event-stream: is nex.base_url right?", printable(resp.Header.Get("Content-Type")))
+		}
+	}
+	if err != nil {
+		cancel(nil)
+		return nil, fmt.Errorf("open stream: %w", err)
+	}
+	return newFeed(ctx, cancel, resp.Body, c.maxEvent, c.idle), nil
+}
+
+// get answers a 200, or an error that holds no key.
+func (c *Client) get(ctx context.Context, key, path, accept string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+key)
+	req.Header.Set("Accept", accept)
+	req.Header.Set("Cache-Control", "no-store")
+	if c.userAgent != "" {
+		req.Header.Set("User-Agent", c.userAgent)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var u *url.Error
+		if errors.As(err, &u) { // its text holds the URL, which says nothing new
+			err = u.Err
+		}
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		return nil, readError(resp, time.Now())
+	}
+	return resp, nil
+}
+
+func orDefault[T int | time.Duration](v, otherwise T) T {
+	if v == 0 {
+		return otherwise
+	}
+	return v
+}

@@ -1,0 +1,172 @@
+package nex
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tmaxmax/go-sse"
+)
+
+// Frame is one event of the stream (WHATWG HTML, section 9.2).
+type Frame struct {
+	Event string // the event field; empty if there was none
+	Data  []byte // the data fields, joined by line feeds; valid UTF-8
+	// TooLarge marks an event over the size limit: Data holds its beginning, Size says how large all of it was.
+	TooLarge bool
+	Size     int
+}
+
+const (
+	readBuffer = 4 << 10
+	// keepBuffer is how large a stream's buffer may stay between events: one large event must not cost its size for as long
+	// as the stream lives.
+	keepBuffer = 16 << 10
+	// cutSize is how much of an event that is too large is kept to show.
+	cutSize = 64 << 10
+	// retryLimit bounds the retry field: a server does not decide that we stay away for hours.
+	retryLimit = 10 * time.Minute
+)
+
+// framer cuts a stream into events and hands each whole event to go-sse for its fields. go-sse alone would scan a large
+// event again with every read, end the stream at one that is too large, wait for one byte more after a CR, and show
+// neither comments nor the retry field.
+type framer struct {
+	r   *bufio.Reader
+	max int
+
+	event   []byte // the lines of the event so far, each ended by LF, and the current line
+	line    int    // where the current line begins in event
+	lineLen int    // its length, kept or not
+	size    int    // bytes of the event so far, kept or not
+	skip    bool   // the event is too large: its bytes are counted, not kept
+	started bool   // the first line, which may begin with a BOM, is over
+	afterCR bool   // a LF now belongs to the line end before it
+
+	comment func(string)        // called for a comment line, without its colon
+	retry   func(time.Duration) // called for a retry field
+}
+
+func newFramer(r io.Reader, maxEvent int) *framer {
+	return &framer{r: bufio.NewReaderSize(r, readBuffer), max: maxEvent, comment: func(string) {}, retry: func(time.Duration) {}}
+}
+
+// next reads one event. What is left unfinished when the stream ends is dropped, as the format demands.
+func (f *framer) next() (Frame, error) {
+	for {
+		chunk, err := f.r.Peek(max(f.r.Buffered(), 1))
+		if len(chunk) == 0 {
+			return Frame{}, err
+		}
+		frame, n, ok := f.feed(chunk)
+		_, _ = f.r.Discard(n) // it is buffered
+		if ok {
+			return frame, nil
+		}
+	}
+}
+
+// feed takes bytes up to the end of the first event in them, and tells how many.
+func (f *framer) feed(chunk []byte) (frame Frame, n int, ok bool) {
+	for n < len(chunk) {
+		if f.afterCR {
+			f.afterCR = false
+			if chunk[n] == '\n' {
+				n++
+				continue
+			}
+		}
+		end := bytes.IndexAny(chunk[n:], "\r\n")
+		if end < 0 {
+			f.add(chunk[n:])
+			return Frame{}, len(chunk), false
+		}
+		f.add(chunk[n : n+end])
+		f.afterCR = chunk[n+end] == '\r'
+		n += end + 1
+		if frame, ok = f.endLine(); ok {
+			return frame, n, true
+		}
+	}
+	return Frame{}, n, false
+}
+
+// add appends to the current line.
+func (f *framer) add(b []byte) {
+	f.lineLen += len(b)
+	f.size += len(b)
+	if f.skip {
+		return
+	}
+	if f.size <= f.max {
+		f.event = append(f.event, b...)
+		return
+	}
+	f.skip = true
+	kept := f.event[:min(len(f.event), cutSize)]
+	f.event = append(bytes.Clone(kept), b[:min(len(b), cutSize-len(kept))]...)
+}
+
+// endLine ends the current line; ok if it was the blank one that ends an event.
+func (f *framer) endLine() (frame Frame, ok bool) {
+	if !f.started && !f.skip {
+		if rest, found := bytes.CutPrefix(f.event, []byte("\ufeff")); found {
+			f.event, f.lineLen, f.size = append(f.event[:0], rest...), len(rest), len(rest)
+		}
+	}
+	f.started = true
+	if f.lineLen == 0 {
+		return f.dispatch()
+	}
+	f.lineLen = 0
+	if f.skip {
+		return Frame{}, false
+	}
+	line := f.event[f.line:]
+	if line[0] == ':' {
+		f.comment(strings.TrimPrefix(string(line[1:min(len(line), 1024)]), " "))
+		f.event, f.size = f.event[:f.line], f.size-len(line) // no part of the event
+		return Frame{}, false
+	}
+	if value, found := bytes.CutPrefix(line, []byte("retry:")); found {
+		f.noticeRetry(strings.TrimPrefix(string(value[:min(len(value), 32)]), " "))
+	}
+	f.event = append(f.event, '\n')
+	f.size++
+	f.line = len(f.event)
+	return Frame{}, false
+}
+
+func (f *framer) noticeRetry(digits string) {
+	if ms, err := strconv.ParseUint(digits, 10, 63); err == nil {
+		f.retry(time.Duration(min(ms, uint64(retryLimit/time.Millisecond))) * time.Millisecond)
+	}
+}
+
+// dispatch ends the event; ok if it has data.
+func (f *framer) dispatch() (frame Frame, ok bool) {
+	if len(f.event) > 0 {
+		frame = parseEvent(append(f.event, '\n', '\n'))
+		frame.TooLarge, frame.Size = f.skip, f.size
+		ok = f.skip || len(frame.Data) > 0
+	}
+	f.event, f.line, f.size, f.skip = f.event[:0], 0, 0, false
+	if cap(f.event) > keepBuffer {
+		f.event = nil
+	}
+	return frame, ok
+}
+
+// parseEvent reads the fields of one whole event.
+func parseEvent(event []byte) Frame {
+	for e, err := range sse.Read(bytes.NewReader(event), &sse.ReadConfig{MaxEventSize: len(event) + bufio.MaxScanTokenSize}) {
+		if err != nil {
+			break
+		}
+		return Frame{Event: strings.ToValidUTF8(e.Type, "\ufffd"), Data: bytes.ToValidUTF8([]byte(e.Data), []byte("\ufffd"))}
+	}
+	return Frame{}
+}
