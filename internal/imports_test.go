@@ -22,7 +22,7 @@ const module = "github.com/nex-crm/relay"
 // test may import more, as a program would.
 var mayImport = map[string][]string{
 	"cmd/relay":            {"internal/api", "internal/config", "internal/nexsim", "internal/relay", "internal/webhook"},
-	"internal/api":         {"internal/bus", "internal/endpoint", "internal/event", "internal/fanout", "internal/stream"},
+	"internal/api":         {"internal/bus", "internal/endpoint", "internal/event", "internal/fanout", "internal/stream", "internal/webhook"},
 	"internal/bus":         {"internal/event"},
 	"internal/bus/bustest": {"internal/bus"},
 	"internal/config":      {},

@@ -85,7 +85,20 @@ type Bus struct {
 // Open starts the embedded server if there is no URL, connects, and creates or checks the streams. An external NATS
 // that does not answer is waited for until ctx ends; what waiting cannot heal (an old server, no JetStream, a stream
 // that cannot work) is returned at once.
-func Open(ctx context.Context, cfg Config) (_ *Bus, err error) {
+func Open(ctx context.Context, cfg Config) (*Bus, error) {
+	b, err := Connect(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.ensureStreams(ctx); err != nil {
+		b.nc.Close()
+		return nil, errors.Join(err, b.shutdownEmbedded())
+	}
+	return b, nil
+}
+
+// Connect is [Open] without the streams: it changes nothing in an external NATS.
+func Connect(ctx context.Context, cfg Config) (_ *Bus, err error) {
 	if cfg.Name == "" {
 		cfg.Name = "nex-relay"
 	}
@@ -102,7 +115,7 @@ func Open(ctx context.Context, cfg Config) (_ *Bus, err error) {
 	b.pending = semaphore.NewWeighted(b.weight)
 	defer func() {
 		if err != nil {
-			b.shutdownEmbedded()
+			err = errors.Join(err, b.shutdownEmbedded())
 		}
 	}()
 	if cfg.URL == "" {
@@ -113,22 +126,16 @@ func Open(ctx context.Context, cfg Config) (_ *Bus, err error) {
 	if err := b.connect(ctx); err != nil {
 		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			b.nc.Close()
-		}
-	}()
 	if err := checkVersion(b.nc.ConnectedServerVersion()); err != nil {
+		b.nc.Close()
 		return nil, err
 	}
 	b.js, err = jetstream.New(b.nc,
 		jetstream.WithPublishAsyncMaxPending(2*cfg.MaxPending), // our own bound is lower, so this one never stalls
 		jetstream.WithPublishAsyncTimeout(ackTimeout))
 	if err != nil {
+		b.nc.Close()
 		return nil, fmt.Errorf("jetstream: %w", err)
-	}
-	if err := b.ensureStreams(ctx); err != nil {
-		return nil, err
 	}
 	return b, nil
 }

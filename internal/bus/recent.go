@@ -45,6 +45,18 @@ func (b *Bus) Get(ctx context.Context, sequence uint64) (*Stored, error) {
 	return &Stored{Sequence: m.Sequence, Time: m.Time, Subject: m.Subject, Header: m.Header, Data: m.Data}, nil
 }
 
+// Last reads the newest event of a subject, [ErrNotInLog] if there is none.
+func (b *Bus) Last(ctx context.Context, subject string) (*Stored, error) {
+	m, err := b.nex.GetLastMsgForSubject(ctx, subject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, fmt.Errorf("%s: %w", subject, ErrNotInLog)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read last of %s: %w", subject, err)
+	}
+	return &Stored{Sequence: m.Sequence, Time: m.Time, Subject: m.Subject, Header: m.Header, Data: m.Data}, nil
+}
+
 // Recent reads back the newest insights of a workspace, oldest first: about n of them, headers alone, whatever the
 // size of the log. It costs a handful of requests and the memory of what it returns.
 func (b *Bus) Recent(ctx context.Context, workspace string, n int) ([]Known, error) {

@@ -1,0 +1,239 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/nex-crm/relay/internal/bus"
+	"github.com/nex-crm/relay/internal/config"
+	"github.com/nex-crm/relay/internal/endpoint"
+	"github.com/nex-crm/relay/internal/nex"
+	"github.com/nex-crm/relay/internal/stream"
+)
+
+// Levels of a finding.
+const (
+	LevelOK    = "ok"
+	LevelWarn  = "warn"
+	LevelFault = "FAULT"
+)
+
+// Finding is one line of what [Check] found.
+type Finding struct {
+	Level  string
+	What   string // workspace, nats, endpoint
+	Name   string
+	Detail string
+}
+
+// checksAtOnce bounds the workspaces and endpoints that are tried at the same time.
+const checksAtOnce = 16
+
+// Check tries what the configuration names and changes nothing: each key against the stream and REST, NATS, the
+// addresses of the endpoints. A running relay may hold the same streams and the store meanwhile.
+func Check(ctx context.Context, cfg *config.Config, version string, timeout time.Duration) []Finding {
+	p, err := newPlan(cfg)
+	if err != nil {
+		return []Finding{{LevelFault, "config", "", err.Error()}}
+	}
+	client, err := nex.NewClient(p.nex(version))
+	if err != nil {
+		return []Finding{{LevelFault, "config", "nex.base_url", err.Error()}}
+	}
+	defer client.CloseIdle()
+	checks := []func(context.Context) Finding{p.checkNATS}
+	for _, w := range p.workspaces {
+		checks = append(checks, func(ctx context.Context) Finding { return checkWorkspace(ctx, client, w) })
+	}
+	for _, e := range p.endpoints {
+		checks = append(checks, func(ctx context.Context) Finding { return p.checkEndpoint(ctx, e) })
+	}
+	out := make([]Finding, len(checks))
+	slots := make(chan struct{}, checksAtOnce)
+	var wg sync.WaitGroup
+	for i, check := range checks {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			ctx, cancel := context.WithTimeout(ctx, timeout)
+			defer cancel()
+			out[i] = check(ctx)
+		})
+	}
+	wg.Wait()
+	if len(p.workspaces) == 0 {
+		out = append(out, Finding{LevelWarn, "workspace", "-", "none configured: nothing will come in"})
+	}
+	if len(p.endpoints) == 0 {
+		out = append(out, Finding{LevelWarn, "endpoint", "-", "none in the file: only NATS clients get events"})
+	}
+	return out
+}
+
+func checkWorkspace(ctx context.Context, client *nex.Client, w stream.Workspace) Finding {
+	f := Finding{LevelFault, "workspace", w.Name, ""}
+	feed, err := client.Stream(ctx, w.Key)
+	if err != nil {
+		f.Detail = explainNex(err)
+		return f
+	}
+	defer feed.Close()
+	next := make(chan error, 1)
+	go func() {
+		_, err := feed.Next()
+		next <- err
+	}()
+	greeted := time.NewTimer(3 * time.Second)
+	defer greeted.Stop()
+	select {
+	case <-feed.Connected():
+	case <-greeted.C: // Nex greets at once; a stream that is merely quiet is fine all the same
+	case err := <-next:
+		if err != nil {
+			f.Detail = "the stream opened and ended at once: " + err.Error()
+			return f
+		}
+	case <-ctx.Done():
+		f.Detail = "the stream opened, but the time to check is over"
+		return f
+	}
+	workspaceID, tokenID := feed.Identity()
+	f.Detail = fmt.Sprintf("stream ok, workspace_id=%s token_id=%s", orUnknown(workspaceID), orUnknown(tokenID))
+	if _, err := client.Insights(ctx, w.Key, nex.Query{Limit: 1}); err != nil {
+		f.Level = LevelWarn
+		f.Detail += "; REST: " + explainNex(err) + ": gaps cannot be filled"
+		return f
+	}
+	f.Level, f.Detail = LevelOK, f.Detail+", REST ok"
+	return f
+}
+
+func orUnknown(s string) string {
+	if s == "" {
+		return "unknown"
+	}
+	return s
+}
+
+func explainNex(err error) string {
+	var e *nex.Error
+	switch {
+	case !errors.As(err, &e):
+		return err.Error()
+	case e.Status == 401:
+		return e.Error() + "; the key is wrong or revoked: make one in Nex and configure it"
+	case e.Status == 403:
+		return e.Error() + "; the key lacks the scope insight.stream: add it in Nex"
+	}
+	return e.Error()
+}
+
+func (p *plan) checkNATS(ctx context.Context) Finding {
+	if p.cfg.NATS.URL == "" {
+		return p.checkEmbedded()
+	}
+	f := Finding{LevelFault, "nats", "external", ""}
+	b, err := bus.Connect(ctx, p.bus(slog.New(slog.DiscardHandler), nil))
+	if err != nil {
+		f.Detail = err.Error()
+		return f
+	}
+	defer b.Close(ctx)
+	info, err := b.JetStream().AccountInfo(ctx)
+	switch {
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+		f.Detail = "JetStream is not enabled for this account"
+		return f
+	case err != nil:
+		f.Detail = "JetStream: " + err.Error()
+		return f
+	}
+	f.Level, f.Detail = LevelOK, fmt.Sprintf("nats-server %s, JetStream with %d streams", b.Conn().ConnectedServerVersion(), info.Streams)
+	if size := b.Conn().MaxPayload(); size < int64(p.cfg.Nex.MaxEventSize) {
+		f.Level = LevelWarn
+		f.Detail += fmt.Sprintf("; its max_payload is %d bytes, nex.max_event_size %v: larger insights go to quarantine", size, p.cfg.Nex.MaxEventSize)
+	}
+	return f
+}
+
+// checkEmbedded looks without starting the server: a running relay may have the store.
+func (p *plan) checkEmbedded() Finding {
+	dir := p.cfg.NATS.Embedded.StoreDir
+	f := Finding{LevelFault, "nats", "embedded", ""}
+	existing := dir
+	for {
+		info, err := os.Stat(existing)
+		if err == nil {
+			if !info.IsDir() {
+				f.Detail = existing + " is no directory: nats.embedded.store_dir needs one"
+				return f
+			}
+			break
+		}
+		if parent := filepath.Dir(existing); parent != existing {
+			existing = parent
+			continue
+		}
+		f.Detail = err.Error()
+		return f
+	}
+	probe, err := os.CreateTemp(existing, ".relay-check-*")
+	if err != nil {
+		f.Detail = fmt.Sprintf("store_dir %s cannot be written: %v", dir, err)
+		return f
+	}
+	_ = probe.Close()
+	_ = os.Remove(probe.Name())
+	f.Level, f.Detail = LevelOK, "store_dir "+dir+" can be written"
+	if addr := p.cfg.NATS.Embedded.Listen; addr != "" && !strings.HasSuffix(addr, ":0") {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			f.Level, f.Detail = LevelWarn, f.Detail+"; listen "+addr+" is taken: by a running relay?"
+			return f
+		}
+		_ = l.Close()
+	}
+	return f
+}
+
+// checkEndpoint resolves the host and asks the guard about each address. It sends nothing.
+func (p *plan) checkEndpoint(ctx context.Context, e *endpoint.Endpoint) Finding {
+	f := Finding{LevelFault, "endpoint", e.ID, ""}
+	u, err := url.Parse(e.URL)
+	if err != nil {
+		f.Detail = "url does not parse"
+		return f
+	}
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", u.Hostname())
+	if err != nil {
+		f.Detail = fmt.Sprintf("host %s cannot be resolved: %v", u.Hostname(), err)
+		return f
+	}
+	var allowed []netip.Addr
+	for _, addr := range addrs {
+		if err = p.guard.Check(addr); err == nil {
+			allowed = append(allowed, addr)
+		}
+	}
+	switch {
+	case len(allowed) == 0 && err != nil:
+		f.Detail = "refused target: " + err.Error()
+	case !e.Enabled:
+		f.Level, f.Detail = LevelWarn, "enabled: false, nothing is delivered"
+	default:
+		f.Level, f.Detail = LevelOK, fmt.Sprintf("%s resolves to %d allowed address(es), nothing sent", u.Host, len(allowed))
+	}
+	return f
+}

@@ -1,0 +1,226 @@
+package relay
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"reflect"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/nex-crm/relay/internal/bus"
+	"github.com/nex-crm/relay/internal/config"
+	"github.com/nex-crm/relay/internal/endpoint"
+	"github.com/nex-crm/relay/internal/event"
+	"github.com/nex-crm/relay/internal/fanout"
+	"github.com/nex-crm/relay/internal/nex"
+	"github.com/nex-crm/relay/internal/stream"
+	"github.com/nex-crm/relay/internal/webhook"
+)
+
+// plan is a configuration turned into what the parts take: the one place where the two meet.
+type plan struct {
+	cfg        *config.Config
+	workspaces []stream.Workspace
+	endpoints  []*endpoint.Endpoint
+	guard      *webhook.Guard
+	key        []byte // encryption key, nil if none is configured
+}
+
+// Judge adds to what [config.Load] found what only the parts can judge, so that every problem is shown at once. It is nil
+// if there is none.
+func Judge(cfg *config.Config, loadErr error) error {
+	if cfg == nil {
+		return loadErr
+	}
+	_, err := newPlan(cfg)
+	return joinProblems(loadErr, err)
+}
+
+// newPlan judges what config could not. Its error is [config.Problems].
+func newPlan(cfg *config.Config) (*plan, error) {
+	var problems config.Problems
+	p := &plan{cfg: cfg}
+	for _, w := range cfg.Workspaces {
+		p.workspaces = append(p.workspaces, stream.Workspace{Name: w.Name, Token: event.Token(w.Name), Key: w.APIKey.Reveal()})
+	}
+	var allow []netip.Prefix
+	for _, text := range cfg.Webhooks.AllowNetworks {
+		if prefix, err := config.ParseNetwork(text); err == nil { // config has reported it otherwise
+			allow = append(allow, prefix)
+		}
+	}
+	p.guard = webhook.NewGuard(allow)
+	for i := range cfg.Endpoints {
+		p.endpoints = append(p.endpoints, p.endpoint(&cfg.Endpoints[i], fmt.Sprintf("endpoints[%d].", i), &problems))
+	}
+	if key := cfg.Webhooks.EncryptionKey; key.IsSet() {
+		var err error
+		if p.key, err = endpoint.ParseKey(key.Reveal()); err != nil {
+			problems.Addf("webhooks.encryption_key", "%v", err)
+		}
+	}
+	if cfg.NATS.URL == "" && cfg.NATS.Replicas > 1 {
+		problems.Addf("nats.replicas", "%d copies need an external NATS cluster: set nats.url, or 1 for the embedded server", cfg.NATS.Replicas)
+	}
+	return p, problems.Err()
+}
+
+func (p *plan) endpoint(c *config.Endpoint, at string, problems *config.Problems) *endpoint.Endpoint {
+	e := &endpoint.Endpoint{
+		ID: c.ID, URL: c.URL, Description: c.Description, Events: c.Events, Headers: c.Headers, Timeout: c.Timeout,
+		MaxInFlight: c.MaxInFlight, Enabled: c.Enabled == nil || *c.Enabled, Source: endpoint.SourceConfig,
+	}
+	for _, w := range c.Workspaces {
+		e.Workspaces = append(e.Workspaces, event.Token(w))
+	}
+	given := true
+	for _, s := range []struct {
+		key    string
+		secret config.Secret
+	}{{"secret", c.Secret}, {"previous_secret", c.PreviousSecret}} {
+		if !s.secret.IsSet() {
+			continue
+		}
+		secret, err := webhook.ParseSecret(strings.TrimSpace(s.secret.Reveal()))
+		if err != nil {
+			problems.Addf(at+s.key, "%v", err)
+			given = false
+			continue
+		}
+		e.Secrets = append(e.Secrets, secret)
+	}
+	for _, fault := range faults(e.Validate(p.limits())) {
+		// config has reported these, with the key that stands in the file.
+		missing := fault.Field == "id" || fault.Field == "secret" || fault.Field == "url" && c.URL == "" ||
+			fault.Field == "timeout" || fault.Field == "max_in_flight"
+		if !missing || fault.Field == "secret" && given && c.Secret.IsSet() {
+			problems.Addf(at+fault.Field, "%s", fault.Message)
+		}
+	}
+	return e
+}
+
+// faults takes a joined error of [endpoint.Endpoint.Validate] apart.
+func faults(err error) []*endpoint.FieldError {
+	var many interface{ Unwrap() []error }
+	if !errors.As(err, &many) {
+		return nil
+	}
+	var out []*endpoint.FieldError
+	for _, one := range many.Unwrap() {
+		var fault *endpoint.FieldError
+		if errors.As(one, &fault) {
+			out = append(out, fault)
+		}
+	}
+	return out
+}
+
+func (p *plan) limits() endpoint.Limits { return endpoint.Limits{AllowHTTP: p.cfg.Webhooks.AllowHTTP} }
+
+// warn tells what will keep a valid endpoint from being delivered to, as far as one can see without asking the network.
+func (p *plan) warn(e *endpoint.Endpoint) []string {
+	u, err := url.Parse(e.URL)
+	if err != nil {
+		return nil
+	}
+	host := u.Hostname()
+	if host == "localhost" {
+		host = "127.0.0.1"
+	}
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		return nil
+	}
+	if err := p.guard.Check(addr); err != nil {
+		return []string{"url: " + err.Error()}
+	}
+	return nil
+}
+
+func (p *plan) nex(version string) nex.ClientConfig {
+	c := p.cfg.Nex
+	return nex.ClientConfig{
+		BaseURL: c.BaseURL, UserAgent: userAgent(version), MaxEventSize: int(c.MaxEventSize), IdleTimeout: c.IdleTimeout,
+		ConnectTimeout: c.ConnectTimeout,
+	}
+}
+
+func userAgent(version string) string { return "nex-relay/" + version }
+
+func (p *plan) bus(log *slog.Logger, reg prometheus.Registerer) bus.Config {
+	n, s := p.cfg.NATS, p.cfg.Stream
+	return bus.Config{
+		URL: n.URL, CredentialsFile: n.CredentialsFile, User: n.User, Password: n.Password.Reveal(), Token: n.Token.Reveal(),
+		CAFile: n.TLS.CAFile, CertFile: n.TLS.CertFile, KeyFile: n.TLS.KeyFile,
+		Replicas: n.Replicas, MaxPending: n.PublishMaxPending,
+		Embedded: bus.Embedded{
+			Listen: n.Embedded.Listen, StoreDir: n.Embedded.StoreDir, Token: n.Embedded.Token.Reveal(),
+			SyncAlways: n.Embedded.Sync == config.SyncAlways, SyncInterval: n.Embedded.SyncInterval(),
+		},
+		Stream:   bus.Limits{MaxAge: s.MaxAge, MaxBytes: int64(s.MaxBytes), DuplicateWindow: s.DuplicateWindow},
+		MaxEvent: int(p.cfg.Nex.MaxEventSize), Logger: log, Registerer: reg,
+	}
+}
+
+// keyFile is where an embedded relay keeps its encryption key if none is configured.
+const keyFile = "endpoints.key"
+
+// sealer has the configured key. An embedded relay without one makes its own beside its store; an external NATS holds
+// the buckets of many, so there a key must be given before endpoints can be made over the API.
+func (p *plan) sealer() (endpoint.Sealer, error) {
+	key := p.key
+	if key == nil {
+		if p.cfg.NATS.URL != "" {
+			return endpoint.Sealer{}, nil
+		}
+		var err error
+		if key, err = endpoint.KeyFromFile(filepath.Join(p.cfg.NATS.Embedded.StoreDir, keyFile)); err != nil {
+			return endpoint.Sealer{}, fmt.Errorf("encryption key: %w", err)
+		}
+	}
+	return endpoint.NewSealer(key)
+}
+
+func (p *plan) sender(version string) *webhook.Sender {
+	w := p.cfg.Webhooks
+	perHost := w.MaxInFlight
+	for _, e := range p.endpoints {
+		perHost = max(perHost, e.MaxInFlight)
+	}
+	return webhook.NewSender(webhook.SenderConfig{
+		Guard: p.guard, AllowHTTP: w.AllowHTTP, UserAgent: userAgent(version), Timeout: w.Timeout, MaxIdlePerHost: perHost,
+		MaxIdle: max(2*perHost, webhook.DefaultMaxIdle),
+	})
+}
+
+func (p *plan) fanout(parts *parts, log *slog.Logger, reg prometheus.Registerer) fanout.Config {
+	w := p.cfg.Webhooks
+	return fanout.Config{
+		Bus: parts.bus, Endpoints: parts.endpoints, Sender: parts.sender,
+		Policy:  fanout.Policy{Schedule: w.Schedule, Jitter: w.Jitter, RetryAfterMax: w.RetryAfterMax},
+		Timeout: w.Timeout, MaxInFlight: w.MaxInFlight, Grace: Grace, Logger: log, Registerer: reg,
+	}
+}
+
+func (p *plan) stream(client *nex.Client, b *bus.Bus, log *slog.Logger, reg prometheus.Registerer) stream.Config {
+	c := p.cfg.Nex
+	return stream.Config{
+		Client: client, Bus: b, Logger: log, Registerer: reg,
+		ReconnectMin: c.ReconnectMin, ReconnectMax: c.ReconnectMax, UnauthorizedRetry: c.UnauthorizedRetry,
+		IdentityWindow: c.IdentityWindow, Backfill: c.Backfill, GapCheckInterval: c.GapCheckInterval, GapOverlap: c.GapOverlap,
+		MaxAge: p.cfg.Stream.MaxAge,
+	}
+}
+
+// needsRestart tells whether next differs from p outside of what a reload applies.
+func (p *plan) needsRestart(next *plan) bool {
+	a, b := *p.cfg, *next.cfg
+	return !reflect.DeepEqual(a.Nex, b.Nex) || !reflect.DeepEqual(a.NATS, b.NATS) || a.Stream != b.Stream ||
+		!reflect.DeepEqual(a.Webhooks, b.Webhooks) || a.HTTP != b.HTTP || a.Log != b.Log
+}

@@ -1,0 +1,182 @@
+package stream
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+
+	"github.com/nex-crm/relay/internal/bus"
+	"github.com/nex-crm/relay/internal/nex"
+)
+
+// Config of a [Manager]. Client, Bus and Logger are needed; the zero of everything else takes the default named.
+type Config struct {
+	Client     *nex.Client
+	Bus        *bus.Bus
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer // nil registers the metrics nowhere
+
+	ReconnectMin      time.Duration // 1 s
+	ReconnectMax      time.Duration // 1 min
+	HealthyAfter      time.Duration // 30 s: a connection that lived as long starts the backoff anew
+	UnauthorizedRetry time.Duration // 5 min, after 401 and 403
+	RetryAfterMax     time.Duration // 15 min, the most that Nex may ask us to wait
+	IdentityWindow    time.Duration // 10 min apart at most, equal texts are one insight
+	Backfill          time.Duration // how far back the first ever start of a workspace goes; 0 = not at all
+	GapCheckInterval  time.Duration // 0 = gaps are looked for on connect only
+	GapOverlap        time.Duration // how far before the last known time a gap begins
+	MaxAge            time.Duration // of the log; what is older is not fetched. 0 = no limit
+	MaxDials          int           // 64 connection attempts at once, over all streams
+	Now               func() time.Time
+}
+
+// Workspace is one stream to hold.
+type Workspace struct {
+	Name  string
+	Token string // of its subjects, see event.Token
+	Key   string // Nex API key
+}
+
+// Manager holds the streams of all workspaces. Its methods are safe for concurrent use.
+type Manager struct {
+	cfg     Config
+	log     *slog.Logger
+	metrics *metrics
+	dials   chan struct{}
+
+	mu      sync.Mutex
+	ctx     context.Context // of Run; nil before
+	want    []Workspace
+	running map[string]*running // by token
+	streams sync.WaitGroup
+}
+
+type running struct {
+	workspace Workspace
+	count     *counters
+	cancel    context.CancelFunc
+	done      chan struct{}
+}
+
+// NewManager starts nothing.
+func NewManager(cfg Config) *Manager {
+	cfg.ReconnectMin = orDefault(cfg.ReconnectMin, time.Second)
+	cfg.ReconnectMax = orDefault(cfg.ReconnectMax, time.Minute)
+	cfg.HealthyAfter = orDefault(cfg.HealthyAfter, 30*time.Second)
+	cfg.UnauthorizedRetry = orDefault(cfg.UnauthorizedRetry, 5*time.Minute)
+	cfg.RetryAfterMax = orDefault(cfg.RetryAfterMax, 15*time.Minute)
+	cfg.IdentityWindow = orDefault(cfg.IdentityWindow, 10*time.Minute)
+	cfg.MaxDials = orDefault(cfg.MaxDials, 64)
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Manager{
+		cfg: cfg, log: cfg.Logger.With("component", "stream"), metrics: newMetrics(cfg.Registerer),
+		dials: make(chan struct{}, cfg.MaxDials), running: map[string]*running{},
+	}
+}
+
+// Apply says which workspaces to hold: new ones are started, those left out stopped, those with another key started anew
+// at once, and the others not touched. It does not wait for any of it.
+func (m *Manager) Apply(list []Workspace) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.want = slices.Clone(list)
+	if m.ctx != nil && m.ctx.Err() == nil {
+		m.adjust()
+	}
+}
+
+// Run holds the streams until ctx ends, then waits until what they read is in the log, ten seconds at most.
+func (m *Manager) Run(ctx context.Context) error {
+	m.mu.Lock()
+	m.ctx = ctx
+	m.adjust()
+	m.mu.Unlock()
+	<-ctx.Done()
+	m.mu.Lock() // an Apply under way has started its streams
+	m.mu.Unlock()
+	m.streams.Wait()
+	return nil
+}
+
+// adjust makes running what is wanted; mu is held.
+func (m *Manager) adjust() {
+	wanted := make(map[string]Workspace, len(m.want))
+	for _, w := range m.want {
+		wanted[w.Token] = w
+	}
+	for token, r := range m.running {
+		if wanted[token] != r.workspace {
+			r.cancel()
+			if _, again := wanted[token]; !again {
+				delete(m.running, token)
+			}
+		}
+	}
+	for _, w := range m.want {
+		before := m.running[w.Token]
+		if before == nil || before.workspace != w {
+			m.start(w, before)
+		}
+	}
+}
+
+// start runs a stream; before is the one of the same workspace that must have ended first, or nil. mu is held.
+func (m *Manager) start(w Workspace, before *running) {
+	ctx, cancel := context.WithCancel(m.ctx)
+	r := &running{workspace: w, cancel: cancel, done: make(chan struct{}), count: &counters{metrics: m.metrics}}
+	r.count.s = Status{Workspace: w.Name, Token: w.Token, State: StateStarting, Since: m.cfg.Now()}
+	m.running[w.Token] = r
+	log := m.log.With("workspace", w.Token)
+	s := &stream{
+		cfg: &m.cfg, workspace: w, log: log, dials: m.dials, count: r.count,
+		publisher: newPublisher(m.cfg.Bus, log, r.count), limiter: rate.NewLimiter(requestsPerSecond, requestBurst),
+	}
+	m.streams.Go(func() {
+		defer close(r.done)
+		defer cancel()
+		if before != nil {
+			<-before.done
+		}
+		s.run(ctx)
+	})
+}
+
+// Status is how each stream is, by token.
+func (m *Manager) Status() []Status {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := make([]Status, 0, len(m.running))
+	for _, r := range m.running {
+		out = append(out, r.count.get())
+	}
+	slices.SortFunc(out, func(a, b Status) int { return strings.Compare(a.Token, b.Token) })
+	return out
+}
+
+// Connected is how many streams are up.
+func (m *Manager) Connected() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := 0
+	for _, r := range m.running {
+		if r.count.get().State == StateConnected {
+			n++
+		}
+	}
+	return n
+}
+
+func orDefault[T int | time.Duration](v, otherwise T) T {
+	if v == 0 {
+		return otherwise
+	}
+	return v
+}

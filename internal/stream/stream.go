@@ -1,0 +1,334 @@
+// Package stream is the source: one feed per workspace, read and held open, its insights normalized, those that the log
+// already holds left out, the others published until they are stored; and what was missed fetched over REST.
+//
+//	manager -> stream: connect -> read -> Normalize -> claim -> publish
+//	                   gap:    fetch -> Normalize -> claim -> publish
+package stream
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/cenkalti/backoff/v4"
+	"golang.org/x/time/rate"
+
+	"github.com/nex-crm/relay/internal/event"
+	"github.com/nex-crm/relay/internal/nex"
+)
+
+const (
+	// settleTime is how long a stopped stream waits until what it read is in the log.
+	settleTime = 10 * time.Second
+	// newsTime bounds the wait for room to publish news: it is told while NATS can take it, and holds nothing up.
+	newsTime = time.Second
+	// greetTime is how long Nex's greeting is waited for before the stream counts as connected without it.
+	greetTime = 5 * time.Second
+	// quarantineSize is how much of a malformed event is kept if it is too large for a message.
+	quarantineSize = 64 << 10
+	quoteSize      = 200 // of it in the log
+)
+
+// stream is one workspace's feed.
+type stream struct {
+	cfg       *Config
+	workspace Workspace
+	log       *slog.Logger
+	dials     chan struct{} // a place for each connection attempt under way, over all streams
+	count     *counters
+	ids       *identities
+	publisher *publisher
+	limiter   *rate.Limiter
+
+	completeTo time.Time // everything before is in the log, as far as Nex can give it; of one session at a time
+	toldAt     time.Time // when gap_filled was last published
+	lastQuote  string    // the last malformed event that was logged; of the reader
+	lastError  string    // the last error that was logged; of the loop
+}
+
+// run holds the stream until ctx ends, then waits until what it read is in the log.
+func (s *stream) run(ctx context.Context) {
+	defer s.count.enter(StateStarting, s.cfg.Now())
+	if err := s.readBack(ctx); err != nil {
+		return // ctx ended
+	}
+	patience, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer giveUp()
+	settled := make(chan struct{})
+	go func() {
+		defer close(settled)
+		s.publisher.run(patience)
+	}()
+	s.hold(ctx)
+	close(s.publisher.line)
+	select {
+	case <-settled:
+	case <-time.After(settleTime):
+		giveUp()
+		<-settled
+		s.log.Warn("stopped before all that was read reached the log; the next start fetches it again")
+	}
+}
+
+// readBack learns what the log holds. Nothing is read from Nex before.
+func (s *stream) readBack(ctx context.Context) error {
+	wait := backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(retryMin), backoff.WithMaxInterval(retryMax), backoff.WithMaxElapsedTime(0))
+	said := false
+	return backoff.RetryNotify(func() error {
+		known, err := s.cfg.Bus.Recent(ctx, s.workspace.Token, readBack)
+		if err != nil {
+			return err
+		}
+		if s.completeTo, err = s.checkpoint(ctx); err != nil {
+			return err
+		}
+		s.ids = newIdentities(s.cfg.IdentityWindow, known)
+		return nil
+	}, backoff.WithContext(wait, ctx), func(err error, _ time.Duration) {
+		if !said {
+			said = true
+			s.log.Warn("the log cannot be read back yet, trying on", "error", err)
+		}
+	})
+}
+
+// hold connects, reads, and connects again until ctx ends.
+func (s *stream) hold(ctx context.Context) {
+	wait := backoff.NewExponentialBackOff(backoff.WithInitialInterval(s.cfg.ReconnectMin), backoff.WithMaxInterval(s.cfg.ReconnectMax),
+		backoff.WithMultiplier(2), backoff.WithRandomizationFactor(0.5), backoff.WithMaxElapsedTime(0))
+	for first := true; ; first = false {
+		if !first {
+			s.count.metrics.reconnects.Inc()
+		}
+		lived, retry, err := s.session(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if lived >= s.cfg.HealthyAfter {
+			wait.Reset()
+		}
+		if retry > 0 {
+			wait.InitialInterval = min(max(retry, 100*time.Millisecond), s.cfg.ReconnectMax)
+			wait.Reset()
+		}
+		state, delay := s.pause(err, wait)
+		s.fail(ctx, state, err)
+		next := s.cfg.Now().Add(delay)
+		s.count.enter(state, s.cfg.Now())
+		s.count.update(func(st *Status) { st.NextAttempt = &next })
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// pause decides how long to wait after err.
+func (s *stream) pause(err error, wait *backoff.ExponentialBackOff) (State, time.Duration) {
+	var answer *nex.Error
+	if errors.As(err, &answer) {
+		switch {
+		case answer.Unauthorized():
+			return StateUnauthorized, s.cfg.UnauthorizedRetry
+		case answer.Temporary() && answer.HasRetryAfter:
+			// Not all at once when the time is over.
+			return StateWaiting, min(answer.RetryAfter, s.cfg.RetryAfterMax) + wait.InitialInterval*time.Duration(len(s.workspace.Token)%8)/8
+		}
+	}
+	return StateWaiting, wait.NextBackOff()
+}
+
+// fail says what is wrong, once for as long as it stays the same.
+func (s *stream) fail(ctx context.Context, state State, err error) {
+	text := err.Error()
+	s.count.update(func(st *Status) { st.LastError = text })
+	if text == s.lastError {
+		return
+	}
+	s.lastError = text
+	if state != StateUnauthorized {
+		s.log.Warn("stream is down, connecting again", "error", err)
+		return
+	}
+	var answer *nex.Error
+	errors.As(err, &answer)
+	remedy := "the API key is wrong or revoked: configure a valid one"
+	if answer.Status == http.StatusForbidden {
+		remedy = "the API key lacks the scope insight.stream: add it in Nex, or configure another key"
+	}
+	s.log.Error("Nex refuses the key of this workspace: "+remedy, "status", answer.Status, "message", answer.Message, "next_try_in", s.cfg.UnauthorizedRetry)
+	s.news(ctx, event.StreamUnauthorized, map[string]any{"status": answer.Status, "message": answer.Message})
+}
+
+// session is one connection: from the dial to its end. lived is how long it was up, retry what the server asks to wait
+// before the next, err why it ended.
+func (s *stream) session(ctx context.Context) (lived, retry time.Duration, err error) {
+	s.count.enter(StateConnecting, s.cfg.Now())
+	feed, err := s.dial(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	start := time.Now()
+	ctx, end := context.WithCancel(ctx)
+	var side sync.WaitGroup
+	side.Go(func() { s.accompany(ctx, feed) })
+	s.count.enter(StateConnected, s.cfg.Now())
+	err = s.read(ctx, feed)
+	end()
+	_ = feed.Close()
+	side.Wait()
+	lived = time.Since(start)
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		return lived, 0, err
+	}
+	s.count.enter(StateWaiting, s.cfg.Now())
+	s.news(context.WithoutCancel(ctx), event.StreamDisconnected, map[string]any{"reason": err.Error(), "connected_for_seconds": int(lived.Seconds())})
+	retry, _ = feed.Retry()
+	return lived, retry, err
+}
+
+func (s *stream) dial(ctx context.Context) (*nex.Feed, error) {
+	select {
+	case s.dials <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-s.dials }()
+	return s.cfg.Client.Stream(ctx, s.workspace.Key)
+}
+
+// accompany does what goes on beside reading while a connection is up: says so, and fills the gap before it.
+func (s *stream) accompany(ctx context.Context, feed *nex.Feed) {
+	greeted := time.NewTimer(greetTime)
+	defer greeted.Stop()
+	select {
+	case <-feed.Connected():
+	case <-greeted.C:
+	case <-ctx.Done():
+		return
+	}
+	workspaceID, tokenID := feed.Identity()
+	s.count.update(func(st *Status) { st.WorkspaceID, st.TokenID, st.LastError = workspaceID, tokenID, "" })
+	s.log.Info("stream connected", "workspace_id", workspaceID, "token_id", tokenID)
+	s.news(ctx, event.StreamConnected, map[string]any{"workspace_id": workspaceID, "token_id": tokenID})
+	s.fillGaps(ctx)
+}
+
+// read takes events until the connection ends; the error is never nil.
+func (s *stream) read(ctx context.Context, feed *nex.Feed) error {
+	for {
+		frame, err := feed.Next()
+		if err != nil {
+			if ctx.Err() == nil && err.Error() == "EOF" {
+				return errors.New("Nex ended the stream")
+			}
+			return err
+		}
+		s.lastError = ""
+		if err := s.handle(ctx, frame); err != nil {
+			return err
+		}
+	}
+}
+
+// handle takes one event of the stream. Its error is only ctx's: what cannot be understood is put aside.
+func (s *stream) handle(ctx context.Context, frame nex.Frame) error {
+	switch {
+	case frame.TooLarge:
+		return s.malformed(ctx, frame.Event, frame.Data, frame.Size, fmt.Sprintf("event of %d bytes is over nex.max_event_size", frame.Size))
+	case frame.Event != "" && !strings.HasPrefix(frame.Event, "insight."):
+		s.log.Debug("event of a kind that carries no insights", "event", frame.Event, "size", len(frame.Data))
+		return nil
+	}
+	payload, err := nex.ParsePayload(frame.Data)
+	if err != nil {
+		return s.malformed(ctx, frame.Event, frame.Data, len(frame.Data), err.Error())
+	}
+	_, err = s.take(ctx, frame.Event, payload)
+	return err
+}
+
+// take publishes the insights of a payload that the log does not hold yet, and tells how many those are.
+func (s *stream) take(ctx context.Context, source string, payload nex.Payload) (fresh int, err error) {
+	now := s.cfg.Now()
+	s.count.received(len(payload.Insights), now)
+	for _, in := range payload.Insights {
+		e := Normalize(s.workspace.Token, in, now)
+		if !s.ids.claim(e) {
+			s.count.duplicate()
+			continue
+		}
+		fresh++
+		err := s.publisher.submit(ctx, e, func() *event.Event {
+			s.count.malformed()
+			return s.quarantine(source, in.Raw, len(in.Raw), "larger than the NATS server's max_payload")
+		})
+		if err != nil {
+			return fresh, err
+		}
+	}
+	for _, bad := range payload.Malformed {
+		if err := s.malformed(ctx, source, bad.Raw, len(bad.Raw), bad.Reason); err != nil {
+			return fresh, err
+		}
+	}
+	return fresh, nil
+}
+
+// malformed counts, logs and keeps what is no insight.
+func (s *stream) malformed(ctx context.Context, source string, raw []byte, size int, reason string) error {
+	s.count.malformed()
+	quote := fmt.Sprintf("%q", raw[:min(len(raw), quoteSize)])
+	if quote != s.lastQuote { // a replay brings it again
+		s.lastQuote = quote
+		s.log.Warn("malformed event, kept in quarantine", "reason", reason, "event", source, "size", size, "begins", quote,
+			"subject", event.Subject(s.workspace.Token, event.Malformed))
+	}
+	return s.publisher.submit(ctx, s.quarantine(source, raw, size, reason), func() *event.Event {
+		return s.quarantine(source, raw[:min(len(raw), quarantineSize)], size, reason)
+	})
+}
+
+// quarantine is the event that keeps what is no insight. Its id is of the bytes: the same rubbish in the next replay is
+// the same event.
+func (s *stream) quarantine(source string, raw []byte, size int, reason string) *event.Event {
+	data := map[string]any{"reason": reason, "event": source, "size": size}
+	if utf8.Valid(raw) {
+		data["raw"] = string(raw)
+	} else {
+		data["raw_base64"] = base64.StdEncoding.EncodeToString(raw)
+	}
+	if len(raw) < size {
+		data["truncated"] = true
+	}
+	e, err := event.News(s.workspace.Token, event.Malformed, "", data, s.cfg.Now())
+	if err != nil { // texts and numbers always encode
+		s.log.Error("malformed event could not be kept", "error", err)
+		return nil
+	}
+	e.ID = event.InsightID(s.workspace.Token, "", event.Malformed, string(raw), time.Time{})
+	return e
+}
+
+// news tells what happened to the stream, if NATS can take it soon.
+func (s *stream) news(ctx context.Context, kind string, data any) {
+	e, err := event.News(s.workspace.Token, kind, "", data, s.cfg.Now())
+	if err != nil {
+		s.log.Error("news could not be told", "type", kind, "error", err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, newsTime)
+	defer cancel()
+	if err := s.publisher.submit(ctx, e, nil); err != nil {
+		s.log.Debug("news could not be told", "type", kind, "error", err)
+	}
+}
