@@ -79,7 +79,7 @@ func (c *demoCmd) Run(ctx context.Context, e env) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	d := &demo{cmd: c, dir: dir, names: demoNames[:c.Workspaces], view: newView(e), secret: webhook.GenerateSecret()}
+	d := &demo{cmd: c, dir: dir, names: demoNames[:c.Workspaces], started: time.Now(), view: newView(e), secret: webhook.GenerateSecret()}
 	if c.Verbose {
 		d.log = newLogger(e.stderr, "info", "text")
 	} else {
@@ -90,12 +90,13 @@ func (c *demoCmd) Run(ctx context.Context, e env) error {
 
 // demo is the parts of a demo and how it goes.
 type demo struct {
-	cmd    *demoCmd
-	dir    string
-	names  []string
-	secret webhook.Secret
-	view   *view
-	log    *slog.Logger
+	cmd     *demoCmd
+	dir     string
+	names   []string
+	started time.Time
+	secret  webhook.Secret
+	view    *view
+	log     *slog.Logger
 
 	sim      *nexsim.Sim
 	receiver *demoReceiver
@@ -103,8 +104,8 @@ type demo struct {
 }
 
 const (
-	// quietTime is how long before the end of --for the simulator falls silent, so that the last retries are seen too.
-	quietTime = 3 * time.Second
+	// quietTime is how long before the end of --for the simulator falls silent.
+	quietTime = 500 * time.Millisecond
 	// settleTime bounds the wait for deliveries that are still missing then.
 	settleTime = 6 * time.Second
 	// startTime bounds each step of the start.
@@ -261,7 +262,7 @@ func (d *demo) await(ctx context.Context, relayDone <-chan struct{}) error {
 func (d *demo) wait(ctx context.Context, relayDone <-chan struct{}) error {
 	var end <-chan time.Time
 	if d.cmd.For > 0 {
-		end = time.After(max(d.cmd.For-quietTime, d.cmd.For/2))
+		end = time.After(max(d.cmd.For-time.Since(d.started)-quietTime, d.cmd.For/2))
 	}
 	select {
 	case <-end:

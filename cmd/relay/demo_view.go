@@ -93,7 +93,7 @@ func (v *view) answer(a answer) {
 		color = cyan
 	}
 	tail := fmt.Sprintf("%-11s %d %s  %s", a.endpoint, a.status, a.note, milliseconds(a.latency))
-	room := max(v.width-len("15:04:05.000  ")-len(fmt.Sprintf("%-33s  ", a.subject))-len(" -> ")-max(len(tail), 35), 16)
+	room := max(v.width-len("15:04:05.000  ")-len(fmt.Sprintf("%-33s  ", a.subject))-len(" -> ")-35, 16)
 	content := printable(a.content, room)
 	pad := max(room-len([]rune(content)), 0)
 	v.printf("%s  %-33s  %s%s %s %s\n", v.paint(dim, a.at.Format("15:04:05.000")), a.subject, content, strings.Repeat(" ", pad), v.paint(dim, "->"), v.paint(color, tail))

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"strings"
 	"time"
@@ -226,11 +225,6 @@ func endpointError(err error) error {
 
 // decode reads one JSON object and refuses what it does not know: a misspelt field would be a setting that never holds.
 func decode(r *http.Request, into any) error {
-	if ct := r.Header.Get("Content-Type"); ct != "" {
-		if media, _, err := mime.ParseMediaType(ct); err != nil || media != "application/json" {
-			return &Error{http.StatusUnsupportedMediaType, "send Content-Type: application/json"}
-		}
-	}
 	dec := json.NewDecoder(r.Body)
 	dec.DisallowUnknownFields()
 	err := dec.Decode(into)

@@ -89,7 +89,7 @@ func serverOptions(cfg Config) (*server.Options, error) {
 		JetStreamMaxMemory: 256 << 20, // consumers' state only; every stream is on disk
 		SyncAlways:         cfg.Embedded.SyncAlways,
 		SyncInterval:       cfg.Embedded.SyncInterval,
-		MaxPayload:         int32(max(minPayload, 2*cfg.MaxEvent+1<<20)),
+		MaxPayload:         int32(max(minPayload, cfg.MaxEvent+cfg.MaxEvent/2+1<<20)),
 		MaxPending:         256 << 20,
 		Authorization:      cfg.Embedded.Token,
 		NoSigs:             true,

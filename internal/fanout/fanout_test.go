@@ -80,7 +80,7 @@ func run(t testing.TB, part func(context.Context) error) (end func()) {
 func (b *bundle) start() {
 	b.t.Helper()
 	sender := webhook.NewSender(webhook.SenderConfig{
-		Guard: webhook.NewGuard([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}), AllowHTTP: true, UserAgent: "nex-relay/test",
+		Guard: webhook.NewGuard([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}), AllowHTTP: true, UserAgent: "nex-relay/test", MaxIdlePerHost: 128,
 	})
 	b.metrics = prometheus.NewRegistry()
 	f, err := fanout.New(fanout.Config{
