@@ -5,7 +5,6 @@ import (
 	"maps"
 	"reflect"
 	"slices"
-	"strings"
 )
 
 // node is a key of the configuration: a section has children, a list of sections has item, anything else is a leaf.
@@ -174,9 +173,4 @@ func editDistance(a, b string) int {
 		}
 	}
 	return row[len(b)]
-}
-
-// envName is the environment variable of a key: nats.url is RELAY_NATS__URL.
-func envName(path []string) string {
-	return envPrefix + strings.ToUpper(strings.Join(path, "__"))
 }

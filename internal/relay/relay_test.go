@@ -246,9 +246,9 @@ func TestFromNexToWebhookOverARestart(t *testing.T) {
 	w.start()
 	w.connected("acme")
 	w.connected("beta")
-	got := w.webhooks(34)
+	w.webhooks(34)
 	w.sim.Emit("acme", 1)
-	got = w.webhooks(1)[:40]
+	got := w.webhooks(1)[:40]
 	slices.Sort(got)
 	if distinct := len(slices.Compact(slices.Clone(got))); distinct != 40 {
 		t.Errorf("%d different webhooks of 40: lost or doubled over the restart", distinct)

@@ -52,6 +52,7 @@ type Manager struct {
 
 	mu      sync.Mutex
 	ctx     context.Context // of Run; nil before
+	closed  bool            // Run is ending
 	want    []Workspace
 	running map[string]*running // by token
 	streams sync.WaitGroup
@@ -88,7 +89,7 @@ func (m *Manager) Apply(list []Workspace) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.want = slices.Clone(list)
-	if m.ctx != nil && m.ctx.Err() == nil {
+	if m.ctx != nil && !m.closed {
 		m.adjust()
 	}
 }
@@ -100,10 +101,16 @@ func (m *Manager) Run(ctx context.Context) error {
 	m.adjust()
 	m.mu.Unlock()
 	<-ctx.Done()
-	m.mu.Lock() // an Apply under way has started its streams
-	m.mu.Unlock()
+	m.close()
 	m.streams.Wait()
 	return nil
+}
+
+// close lets no stream start any more: an Apply under way has started its own before it returns.
+func (m *Manager) close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closed = true
 }
 
 // adjust makes running what is wanted; mu is held.

@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -35,6 +36,8 @@ const (
 	quarantineSize = 64 << 10
 	quoteSize      = 200 // of it in the log
 )
+
+var errStreamEnded = errors.New("stream ended by Nex")
 
 // stream is one workspace's feed.
 type stream struct {
@@ -228,8 +231,8 @@ func (s *stream) read(ctx context.Context, feed *nex.Feed) error {
 	for {
 		frame, err := feed.Next()
 		if err != nil {
-			if ctx.Err() == nil && err.Error() == "EOF" {
-				return errors.New("Nex ended the stream")
+			if ctx.Err() == nil && errors.Is(err, io.EOF) {
+				return errStreamEnded
 			}
 			return err
 		}
