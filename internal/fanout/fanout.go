@@ -228,15 +228,15 @@ func (f *Fanout) read(ctx context.Context, stream string, cfg jetstream.Consumer
 	for {
 		m, err := iter.Next(jetstream.NextContext(ctx))
 		switch {
+		case err == nil:
+			handle(ctx, m) // even if ctx has just ended: what is dropped here comes again only when its ack is overdue
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, jetstream.ErrNoHeartbeat):
 			// The server is away for the moment; the iterator asks again by itself when it is back.
-			continue
-		case err != nil:
+		default:
 			return fmt.Errorf("next: %w", err)
 		}
-		handle(ctx, m)
 	}
 }
 
