@@ -249,10 +249,10 @@ func decodeValue(from, to reflect.Type, data any) (any, error) {
 		}
 		return ByteSize(data.(int)), nil
 	case to == reflect.TypeFor[Secret]():
-		if from.Kind() == reflect.Slice || from.Kind() == reflect.Map {
-			return nil, errors.New("must be a text")
+		if !isText { // 0123 would be another number by now
+			return nil, errors.New("must be a text: put it in quotes")
 		}
-		return NewSecret(fmt.Sprint(data)), nil
+		return NewSecret(text), nil
 	case to.Kind() == reflect.String && from.Kind() == reflect.Bool:
 		return fmt.Sprint(data), nil // mapstructure would make "1" of true
 	}
