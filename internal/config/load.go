@@ -117,12 +117,15 @@ func (n *node) overridable(path []string) string {
 			return "names a key of a list: " + path[0] + " can only stand in the file"
 		}
 	}
-	if found := n.find(path); found == nil || found.leaf == nil {
+	switch found := n.find(path); {
+	case found == nil:
 		parent := n.find(path[:len(path)-1])
 		if parent == nil || parent.children == nil {
 			return "names no key of the configuration"
 		}
 		return "names no key of the configuration" + parent.suggest(path[len(path)-1], strings.Join(path[:len(path)-1], "."))
+	case found.leaf == nil:
+		return "names a section, not a key"
 	}
 	return ""
 }

@@ -243,7 +243,7 @@ webhooks: {shedule: [0s]}
 		"nexx": `nex`, "nats.ulr": `nats.url`, "nats.embedded.store": "unknown", "nats.tls.ca": "unknown",
 		"workspaces[0].apikey": `api_key`, "endpoints[0].evnets": `events`, "webhooks.shedule": `schedule`,
 		"RELAY_NATS__ULR": `nats.url`, "RELAY_WORKSPACES__0__NAME": "list", "log.levle": `log.level`,
-		"nothing": "names no key", "endpoints.0.id": "list", "nats": "names no key",
+		"nothing": "names no key", "endpoints.0.id": "list", "nats": "names a section",
 	} {
 		if !has(p, key, hint) {
 			t.Errorf("%s: nothing that says %q in\n%v", key, hint, p)
@@ -365,6 +365,21 @@ func TestEveryRule(t *testing.T) {
 		_, err := Load(Source{File: write(t, c.content+"\n")})
 		if !has(problemsOf(t, err), c.key, c.want) {
 			t.Errorf("%s\n  no problem with %s that says %q in: %v", c.content, c.key, c.want, err)
+		}
+	}
+}
+
+func TestEditDistance(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		a, b string
+		want int
+	}{
+		{"", "", 0}, {"", "abc", 3}, {"abc", "", 3}, {"url", "url", 0}, {"ulr", "url", 1}, {"ulr", "tls", 2}, {"levle", "level", 1},
+		{"shedule", "schedule", 1}, {"listen_", "listen", 1}, {"timeuot", "timeout", 1}, {"kitten", "sitting", 3},
+	} {
+		if got := editDistance(c.a, c.b); got != c.want || editDistance(c.b, c.a) != got {
+			t.Errorf("%q, %q: %d, want %d", c.a, c.b, got, c.want)
 		}
 	}
 }
