@@ -82,14 +82,14 @@ func TestFramerFormat(t *testing.T) {
 		comments []string
 		retries  []time.Duration
 	}{
-		"one event":            {in: "event: a\ndata: x\n\n", want: []Frame{{Event: "a", Data: []byte("x")}}},
-		"no event field":       {in: "data: x\n\n", want: data("x")},
-		"CR":                   {in: "data: x\r\rdata: y\r\r", want: data("x", "y")},
-		"CRLF":                 {in: "data: x\r\n\r\ndata: y\r\n\r\n", want: data("x", "y")},
-		"mixed line ends":      {in: "data: x\r\n\ndata: y\r\r\ndata: z\n\r", want: data("x", "y", "z")},
-		"BOM":                  {in: "\ufeffdata: x\n\n", want: data("x")},
+		"one event":       {in: "event: a\ndata: x\n\n", want: []Frame{{Event: "a", Data: []byte("x")}}},
+		"no event field":  {in: "data: x\n\n", want: data("x")},
+		"CR":              {in: "data: x\r\rdata: y\r\r", want: data("x", "y")},
+		"CRLF":            {in: "data: x\r\n\r\ndata: y\r\n\r\n", want: data("x", "y")},
+		"mixed line ends": {in: "data: x\r\n\ndata: y\r\r\ndata: z\n\r", want: data("x", "y", "z")},
+		"BOM":             {in: "\ufeffdata: x\n\n", want: data("x")},
 		// The format makes an unknown field of it; what is glued together by a proxy is an event all the same.
-		"BOM in the middle": {in: "data: x\n\n\ufeffdata: y\n\ndata: z\n\n", want: data("x", "y", "z")},
+		"BOM in the middle":    {in: "data: x\n\n\ufeffdata: y\n\ndata: z\n\n", want: data("x", "y", "z")},
 		"BOM in data":          {in: "data: \ufeffx\n\n", want: data("\ufeffx")},
 		"several data fields":  {in: "data: x\ndata\ndata:y\n\n", want: data("x\n\ny")},
 		"one space cut":        {in: "data:  x \n\n", want: data(" x ")},
