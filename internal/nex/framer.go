@@ -15,7 +15,8 @@ import (
 type Frame struct {
 	Event string // the event field; empty if there was none
 	Data  []byte // the data fields, joined by line feeds; valid UTF-8
-	// TooLarge marks an event over the size limit: Data holds its beginning, Size says how large all of it was.
+	// TooLarge marks an event over the size limit: Data holds the beginning of its data, or of all of it where no data field
+	// came before the cut; Size says how large all of it was.
 	TooLarge bool
 	Size     int
 }
@@ -151,6 +152,9 @@ func (f *framer) dispatch() (frame Frame, ok bool) {
 	if len(f.event) > 0 {
 		frame = parseEvent(append(f.event, '\n', '\n'))
 		frame.TooLarge, frame.Size = f.skip, f.size
+		if f.skip && len(frame.Data) == 0 { // cut before its first data field
+			frame.Data = bytes.ToValidUTF8(bytes.Clone(f.event), []byte("\ufffd"))
+		}
 		ok = f.skip || len(frame.Data) > 0
 	}
 	f.event, f.line, f.size, f.skip = f.event[:0], 0, 0, false

@@ -152,6 +152,14 @@ func TestFramerTooLarge(t *testing.T) {
 	}
 }
 
+func TestFramerTooLargeBeforeItsData(t *testing.T) {
+	t.Parallel()
+	got := readAll(t, strings.NewReader(strings.Repeat("\xffx", 1000)+"\ndata: x\n\n"), 1000)
+	if f := got.Frames; len(f) != 1 || !f[0].TooLarge || !strings.HasPrefix(string(f[0].Data), "\ufffdx\ufffdx") {
+		t.Errorf("%+v", got)
+	}
+}
+
 // One large event, one endless comment and one endless line must not cost memory for as long as the stream lives.
 func TestFramerMemory(t *testing.T) {
 	t.Parallel()

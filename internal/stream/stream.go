@@ -93,6 +93,9 @@ func (s *stream) readBack(ctx context.Context) error {
 		if s.completeTo, err = s.checkpoint(ctx); err != nil {
 			return err
 		}
+		if s.completeTo.IsZero() && len(known) > 0 {
+			s.completeTo = known[0].Stored // it ran before, but not until its first checkpoint
+		}
 		s.ids = newIdentities(s.cfg.IdentityWindow, known)
 		return nil
 	}, backoff.WithContext(wait, ctx), func(err error, _ time.Duration) {
@@ -273,7 +276,7 @@ func (s *stream) take(ctx context.Context, source string, payload nex.Payload) (
 		fresh++
 		err := s.publisher.submit(ctx, e, func() *event.Event {
 			s.count.malformed()
-			return s.quarantine(source, in.Raw, len(in.Raw), "larger than the NATS server's max_payload")
+			return s.quarantine(source, in.Raw[:min(len(in.Raw), quarantineSize)], len(in.Raw), "larger than the NATS server's max_payload")
 		})
 		if err != nil {
 			return fresh, err
