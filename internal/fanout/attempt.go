@@ -142,8 +142,14 @@ func (f *Fanout) report(l *lane, d *delivery, result webhook.Result, decision De
 	switch {
 	case !changed:
 	case reason != "":
-		f.log.Warn("delivery failed", "endpoint", d.endpoint, "event", d.id, "attempt", d.attempt, "outcome", result.Outcome,
-			"status", result.StatusCode, "error", errorText(result.Err), "next", decision.Verdict, "at", decision.At)
+		log := f.log.With("endpoint", d.endpoint, "event", d.id, "attempt", d.attempt, "outcome", result.Outcome)
+		if result.StatusCode != 0 {
+			log = log.With("status", result.StatusCode)
+		}
+		if result.Err != nil {
+			log = log.With("error", result.Err)
+		}
+		log.Warn("delivery failed", "next", decision.Verdict, "at", decision.At)
 	default:
 		f.log.Info("endpoint answers again", "endpoint", d.endpoint, "before", before)
 	}

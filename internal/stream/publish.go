@@ -26,11 +26,15 @@ type publisher struct {
 	log   *slog.Logger
 	count *counters
 	line  chan item
+
+	warned    bool      // that publishing fails; of run, as recovered is
+	recovered time.Time // when publishing last worked again
 }
 
 // item is an event on its way. One without an event only says that everything before it has arrived.
 type item struct {
 	event   *event.Event
+	since   time.Time // when it was submitted
 	pending *bus.Pending
 	err     error
 	instead func() *event.Event // what to publish if NATS does not take the event for its size
@@ -43,12 +47,13 @@ func newPublisher(b *bus.Bus, log *slog.Logger, count *counters) *publisher {
 
 // submit hands an event over. It blocks while there is no room.
 func (p *publisher) submit(ctx context.Context, e *event.Event, instead func() *event.Event) error {
+	since := time.Now()
 	pending, err := p.bus.PublishAsync(ctx, e, e.ID)
 	if err != nil && ctx.Err() != nil {
 		return ctx.Err()
 	}
 	select {
-	case p.line <- item{event: e, pending: pending, err: err, instead: instead}:
+	case p.line <- item{event: e, since: since, pending: pending, err: err, instead: instead}:
 		return nil
 	case <-ctx.Done():
 		if pending != nil {
@@ -96,7 +101,10 @@ func (p *publisher) settle(ctx context.Context, it item) {
 		err = p.confirm(ctx, it.event, &ack)
 	}
 	if err != nil {
-		ack, err = p.insist(ctx, it.event, err)
+		p.sayFailing(it, err)
+		if ack, err = p.insist(ctx, it.event, err); err == nil {
+			p.sayRecovered(it)
+		}
 	}
 	if errors.Is(err, bus.ErrTooLarge) && it.instead != nil {
 		p.log.Error("insight is too large for the NATS server and is kept in quarantine, cut short: raise max_payload of the server",
@@ -115,13 +123,11 @@ func (p *publisher) settle(ctx context.Context, it item) {
 	p.arrived(it.event, ack)
 }
 
-// insist publishes until it succeeds, ctx ends, or it cannot succeed. err is why the first try failed, nil if there was none.
+// insist publishes until it succeeds, ctx ends, or it cannot succeed. err is why the first try failed, nil if there was
+// none.
 func (p *publisher) insist(ctx context.Context, e *event.Event, err error) (ack bus.Ack, _ error) {
 	if errors.Is(err, bus.ErrTooLarge) {
 		return ack, err
-	}
-	if err != nil {
-		p.log.Warn("publishing fails, the source waits", "error", err)
 	}
 	wait := backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(retryMin), backoff.WithMaxInterval(retryMax), backoff.WithMaxElapsedTime(0))
@@ -135,11 +141,30 @@ func (p *publisher) insist(ctx context.Context, e *event.Event, err error) (ack 
 		}
 		return err
 	}
-	again := backoff.Retry(try, backoff.WithContext(wait, ctx))
-	if err != nil && again == nil {
+	return ack, backoff.Retry(try, backoff.WithContext(wait, ctx))
+}
+
+// sayFailing tells once that publishing fails: what was submitted before it last worked again failed in the outage that is
+// over. While the connection is down the bus has told so, for all streams.
+func (p *publisher) sayFailing(it item, err error) {
+	switch {
+	case errors.Is(err, bus.ErrTooLarge) || !it.since.After(p.recovered):
+	case p.bus.Connected():
+		p.warned = true
+		p.log.Warn("publishing fails, the source waits", "error", err)
+	default:
+		p.log.Debug("publishing fails, the source waits", "error", err)
+	}
+}
+
+func (p *publisher) sayRecovered(it item) {
+	if it.since.After(p.recovered) {
+		p.recovered = time.Now()
+	}
+	if p.warned {
+		p.warned = false
 		p.log.Info("publishing works again")
 	}
-	return ack, again
 }
 
 // confirm looks behind a duplicate: ids of Nex are only known to be unique within a workspace, message ids are one space

@@ -774,6 +774,9 @@ func TestNATSAway(t *testing.T) {
 	if !slices.Equal(b.insights("acme"), want) {
 		t.Error("the order changed")
 	}
+	if n := strings.Count(b.log.String(), "publishing fails"); n > 1 {
+		t.Errorf("one outage is told %d times", n)
+	}
 }
 
 func TestStopWhilePublishing(t *testing.T) {
