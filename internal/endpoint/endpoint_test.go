@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -196,6 +198,35 @@ func TestConfigWinsAndIsNotEditable(t *testing.T) {
 	r.SetConfig(nil)
 	if got := r.Snapshot().Get("crm"); got == nil || got.Source != endpoint.SourceAPI {
 		t.Errorf("the one of the API did not come back: %+v", got)
+	}
+}
+
+// Many attempts in flight are answered 410 at once: one of them is told.
+func TestDisableIsToldOnce(t *testing.T) {
+	t.Parallel()
+	r := open(t, bustest.New(t), sealer(t, 1))
+	r.SetConfig([]*endpoint.Endpoint{valid("file")})
+	if err := r.Create(t.Context(), valid("api")); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"file", "api"} {
+		var told atomic.Int32
+		var all sync.WaitGroup
+		for range 16 {
+			all.Go(func() {
+				changed, err := r.Disable(t.Context(), id, "gone", time.Now())
+				if err != nil {
+					t.Error(err)
+				}
+				if changed {
+					told.Add(1)
+				}
+			})
+		}
+		all.Wait()
+		if told.Load() != 1 {
+			t.Errorf("%s: %d of 16 calls say that they did it", id, told.Load())
+		}
 	}
 }
 

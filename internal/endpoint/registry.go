@@ -28,6 +28,7 @@ type Registry struct {
 	sealer Sealer
 
 	snapshot atomic.Pointer[Snapshot]
+	changing sync.Mutex // one at a time: many attempts in flight may all be answered 410
 
 	mu       sync.Mutex
 	config   map[string]*Endpoint
@@ -244,6 +245,8 @@ func (r *Registry) Enable(ctx context.Context, id string) error {
 }
 
 func (r *Registry) setDisabled(ctx context.Context, id string, d *Disabled) (changed bool, err error) {
+	r.changing.Lock()
+	defer r.changing.Unlock()
 	e := r.Snapshot().Get(id)
 	if e == nil {
 		return false, fmt.Errorf("%s: %w", id, ErrNotFound)

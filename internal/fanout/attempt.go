@@ -149,7 +149,10 @@ func (f *Fanout) report(l *lane, d *delivery, result webhook.Result, decision De
 		if result.Err != nil {
 			log = log.With("error", result.Err)
 		}
-		log.Warn("delivery failed", "next", decision.Verdict, "at", decision.At)
+		if decision.Verdict == Retry {
+			log = log.With("at", decision.At)
+		}
+		log.Warn("delivery failed", "next", decision.Verdict)
 	default:
 		f.log.Info("endpoint answers again", "endpoint", d.endpoint, "before", before)
 	}
