@@ -153,7 +153,7 @@ func (s *stream) fetch(ctx context.Context, news *gapNews) error {
 			continue
 		}
 		todo = todo[:len(todo)-1]
-		if err := s.takePage(ctx, payload, news); err != nil {
+		if err := s.takePage(payload, news); err != nil {
 			return err
 		}
 		if full {
@@ -191,9 +191,9 @@ func (s *stream) retryPage(err error, wait backoff.BackOff) (time.Duration, bool
 }
 
 // takePage publishes what is new in a page, oldest first.
-func (s *stream) takePage(ctx context.Context, payload nex.Payload, news *gapNews) error {
+func (s *stream) takePage(payload nex.Payload, news *gapNews) error {
 	slices.SortStableFunc(payload.Insights, func(a, b nex.Insight) int { return a.Time.Compare(b.Time) })
-	fresh, err := s.take(ctx, "rest", payload)
+	fresh, err := s.take("rest", payload)
 	news.Found += len(payload.Insights)
 	news.Published += fresh
 	s.count.metrics.gapPublished.Add(float64(fresh))

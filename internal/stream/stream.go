@@ -50,6 +50,9 @@ type stream struct {
 	publisher *publisher
 	limiter   *rate.Limiter
 
+	// life is run's context. What was claimed is published whatever becomes of the connection it came over: given up, it
+	// would be known and yet not in the log.
+	life       context.Context
 	completeTo time.Time // everything before is in the log, as far as Nex can give it; of one session at a time
 	toldAt     time.Time // when gap_filled was last published
 	lastQuote  string    // the last malformed event that was logged; of the reader
@@ -59,6 +62,7 @@ type stream struct {
 // run holds the stream until ctx ends, then waits until what it read is in the log.
 func (s *stream) run(ctx context.Context) {
 	defer s.count.enter(StateStarting, s.cfg.Now())
+	s.life = ctx
 	if err := s.readBack(ctx); err != nil {
 		return // ctx ended
 	}
@@ -240,31 +244,31 @@ func (s *stream) read(ctx context.Context, feed *nex.Feed) error {
 			return err
 		}
 		s.lastError = ""
-		if err := s.handle(ctx, frame); err != nil {
+		if err := s.handle(frame); err != nil {
 			return err
 		}
 	}
 }
 
-// handle takes one event of the stream. Its error is only ctx's: what cannot be understood is put aside.
-func (s *stream) handle(ctx context.Context, frame nex.Frame) error {
+// handle takes one event of the stream. Its error is only that of life: what cannot be understood is put aside.
+func (s *stream) handle(frame nex.Frame) error {
 	switch {
 	case frame.TooLarge:
-		return s.malformed(ctx, frame.Event, frame.Data, frame.Size, fmt.Sprintf("event of %d bytes is over nex.max_event_size", frame.Size))
+		return s.malformed(frame.Event, frame.Data, frame.Size, fmt.Sprintf("event of %d bytes is over nex.max_event_size", frame.Size))
 	case frame.Event != "" && !strings.HasPrefix(frame.Event, "insight."):
 		s.log.Debug("event of a kind that carries no insights", "event", frame.Event, "size", len(frame.Data))
 		return nil
 	}
 	payload, err := nex.ParsePayload(frame.Data)
 	if err != nil {
-		return s.malformed(ctx, frame.Event, frame.Data, len(frame.Data), err.Error())
+		return s.malformed(frame.Event, frame.Data, len(frame.Data), err.Error())
 	}
-	_, err = s.take(ctx, frame.Event, payload)
+	_, err = s.take(frame.Event, payload)
 	return err
 }
 
 // take publishes the insights of a payload that the log does not hold yet, and tells how many those are.
-func (s *stream) take(ctx context.Context, source string, payload nex.Payload) (fresh int, err error) {
+func (s *stream) take(source string, payload nex.Payload) (fresh int, err error) {
 	now := s.cfg.Now()
 	s.count.received(len(payload.Insights), now)
 	for _, in := range payload.Insights {
@@ -274,7 +278,7 @@ func (s *stream) take(ctx context.Context, source string, payload nex.Payload) (
 			continue
 		}
 		fresh++
-		err := s.publisher.submit(ctx, e, func() *event.Event {
+		err := s.publisher.submit(s.life, e, func() *event.Event {
 			s.count.malformed()
 			return s.quarantine(source, in.Raw[:min(len(in.Raw), quarantineSize)], len(in.Raw), "larger than the NATS server's max_payload")
 		})
@@ -283,7 +287,7 @@ func (s *stream) take(ctx context.Context, source string, payload nex.Payload) (
 		}
 	}
 	for _, bad := range payload.Malformed {
-		if err := s.malformed(ctx, source, bad.Raw, len(bad.Raw), bad.Reason); err != nil {
+		if err := s.malformed(source, bad.Raw, len(bad.Raw), bad.Reason); err != nil {
 			return fresh, err
 		}
 	}
@@ -291,7 +295,7 @@ func (s *stream) take(ctx context.Context, source string, payload nex.Payload) (
 }
 
 // malformed counts, logs and keeps what is no insight.
-func (s *stream) malformed(ctx context.Context, source string, raw []byte, size int, reason string) error {
+func (s *stream) malformed(source string, raw []byte, size int, reason string) error {
 	s.count.malformed()
 	quote := fmt.Sprintf("%q", raw[:min(len(raw), quoteSize)])
 	if quote != s.lastQuote { // a replay brings it again
@@ -299,7 +303,7 @@ func (s *stream) malformed(ctx context.Context, source string, raw []byte, size 
 		s.log.Warn("malformed event, kept in quarantine", "reason", reason, "event", source, "size", size, "begins", quote,
 			"subject", event.Subject(s.workspace.Token, event.Malformed))
 	}
-	return s.publisher.submit(ctx, s.quarantine(source, raw, size, reason), func() *event.Event {
+	return s.publisher.submit(s.life, s.quarantine(source, raw, size, reason), func() *event.Event {
 		return s.quarantine(source, raw[:min(len(raw), quarantineSize)], size, reason)
 	})
 }

@@ -728,44 +728,63 @@ func TestInsightLargerThanNATSTakes(t *testing.T) {
 	}
 }
 
-func TestNATSAway(t *testing.T) {
-	t.Parallel()
+// outside is a nats-server of its own that can go away and come back, and a connection to it.
+type outside struct {
+	t      *testing.T
+	cfg    bus.Config
+	server *bus.Bus
+	client *bus.Bus
+}
+
+func newOutside(t *testing.T) *outside {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	address := listener.Addr().String()
 	_ = listener.Close()
+	o := &outside{t: t, cfg: bustest.Config(t)}
+	o.cfg.Embedded.Listen = address
+	o.start()
+	t.Cleanup(o.stop)
+	cfg := bustest.Config(t)
+	cfg.URL = "nats://" + address
+	o.client = bustest.Open(t, cfg)
+	return o
+}
+
+func (o *outside) start() {
+	o.t.Helper()
+	var err error
+	if o.server, err = bus.Open(o.t.Context(), o.cfg); err != nil {
+		o.t.Fatal(err)
+	}
+}
+
+func (o *outside) stop() {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := o.server.Close(ctx); err != nil {
+		o.t.Errorf("close: %v", err)
+	}
+}
+
+func TestNATSAway(t *testing.T) {
+	t.Parallel()
+	nats := newOutside(t)
 	b := setup(t, nexsim.Options{})
-	serverConfig := bustest.Config(t)
-	serverConfig.Embedded.Listen = address
-	server, err := bus.Open(t.Context(), serverConfig)
-	if err != nil {
-		t.Fatal(err)
-	}
-	closeServer := func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := server.Close(ctx); err != nil {
-			t.Errorf("close: %v", err)
-		}
-	}
-	external := bustest.Config(t)
-	external.URL = "nats://" + address
-	b.bus = bustest.Open(t, external)
+	b.bus = nats.client
 	b.start(workspace("acme"))
 	b.connected("acme", 1)
 	b.sim.Emit("acme", 3)
 	b.exactly("acme")
-	closeServer()
+	nats.stop()
 	for range 40 {
 		b.sim.Emit("acme", 5)
 	}
 	b.eventually("the source notices", func() bool { return b.status("acme").Received > 3 })
-	if server, err = bus.Open(t.Context(), serverConfig); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(closeServer)
+	nats.start()
 	b.exactly("acme")
 	var want []string
 	for _, in := range b.sim.Emitted("acme") {
@@ -777,6 +796,32 @@ func TestNATSAway(t *testing.T) {
 	if n := strings.Count(b.log.String(), "publishing fails"); n > 1 {
 		t.Errorf("one outage is told %d times", n)
 	}
+}
+
+// A page of insights is on its way when NATS goes away, and then the connection for which the gap is filled ends too.
+func TestConnectionEndsWhileAGapIsFilled(t *testing.T) {
+	t.Parallel()
+	nats := newOutside(t)
+	b := setup(t, nexsim.Options{})
+	b.bus = nats.client
+	now := b.sim.Now()
+	for i := range 450 { // more than are let through without an answer
+		b.sim.EmitInsights("acme", nexsim.Insight{Type: "risk", Content: fmt.Sprint(i), CreatedAt: now.Add(-time.Duration(450-i) * 10 * time.Second)})
+	}
+	b.cfg.Backfill = 2 * time.Hour
+	if err := b.sim.Refuse(nexsim.Refusal{Endpoint: nexsim.EndpointREST, Status: 503, RetryAfter: "0"}); err != nil {
+		t.Fatal(err)
+	}
+	b.start(workspace("acme"))
+	b.connected("acme", 1)
+	b.eventually("the replay is in the log", func() bool { return len(b.insights("acme")) == 20 })
+	nats.stop()
+	b.sim.Clear("")
+	b.eventually("the filler waits", func() bool { return b.status("acme").Received >= 20+pipelineDepth })
+	b.sim.Drop("acme", true)
+	b.connected("acme", 0)
+	nats.start()
+	b.exactly("acme")
 }
 
 func TestStopWhilePublishing(t *testing.T) {
