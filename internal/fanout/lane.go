@@ -163,7 +163,7 @@ type parked struct {
 	at       time.Time
 }
 
-// stuck takes the queue away if the lane is paused or stands still.
+// stuck takes the queue away if the lane is paused, stands still, or has nobody left to empty it.
 func (l *lane) stuck(now time.Time) []parked {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -173,6 +173,8 @@ func (l *lane) stuck(now time.Time) []parked {
 		return nil
 	case now.Before(l.pausedUntil):
 		earliest = l.pausedUntil
+	case l.running == 0: // its last worker left during a pause that is over now
+		earliest = now
 	case !l.stalled(now):
 		return nil
 	}

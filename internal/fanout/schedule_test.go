@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/nex-crm/relay/internal/webhook"
 )
 
@@ -96,6 +98,23 @@ func TestLanePauses(t *testing.T) {
 	l.pause(until.Add(-time.Minute)) // the longer one holds
 	if at, parked := l.offer(t.Context(), &delivery{}); !parked || at.Before(until) {
 		t.Errorf("parked %v at %v", parked, at)
+	}
+}
+
+func TestQueueWithoutAWorkerIsTakenAway(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	l := busy(now, 1, 2, 10*time.Millisecond)
+	l.fanout = &Fanout{queued: semaphore.NewWeighted(2)}
+	_ = l.fanout.queued.TryAcquire(2)
+	l.pause(now.Add(time.Hour))
+	if l.next() != nil || l.running != 0 || len(l.queue) != 2 {
+		t.Fatalf("%d running, %d queued", l.running, len(l.queue))
+	}
+	l.pausedUntil = now.Add(-time.Millisecond)
+	left := l.stuck(now)
+	if len(left) != 2 || left[0].at.After(now) || left[1].at.After(now.Add(time.Second)) || len(l.queue) != 0 {
+		t.Errorf("%+v", left)
 	}
 }
 
