@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -71,6 +72,7 @@ type Bus struct {
 	nc      *nats.Conn
 	js      jetstream.JetStream
 	closed  chan struct{}
+	up      condition // the connection
 	pending *semaphore.Weighted
 	weight  int64
 
@@ -181,11 +183,15 @@ func (b *Bus) connectOptions() ([]nats.Option, error) {
 		// about bytes that a crash would lose.
 		nats.ReconnectBufSize(-1),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			b.up.set(false)
 			if err != nil {
 				b.log.Warn("NATS connection lost, reconnecting", "error", err)
 			}
 		}),
-		nats.ReconnectHandler(func(nc *nats.Conn) { b.log.Info("NATS connection is back", "server", nc.ConnectedServerName()) }),
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			b.up.set(true)
+			b.log.Info("NATS connection is back", "server", nc.ConnectedServerName())
+		}),
 		nats.ClosedHandler(func(*nats.Conn) { close(b.closed) }),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
 			subject := ""
@@ -247,6 +253,42 @@ func (b *Bus) Endpoints() jetstream.KeyValue { return b.bucket }
 
 // Connected tells whether the connection is up now.
 func (b *Bus) Connected() bool { return b.nc.IsConnected() }
+
+// WaitConnected returns when the connection is up, or ctx's error.
+func (b *Bus) WaitConnected(ctx context.Context) error { return b.up.wait(ctx) }
+
+// condition is a state that one side sets and the other waits for. The zero value is set.
+type condition struct {
+	mu    sync.Mutex
+	unset chan struct{} // closed when it is set; nil while it is
+}
+
+func (c *condition) set(on bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case on && c.unset != nil:
+		close(c.unset)
+		c.unset = nil
+	case !on && c.unset == nil:
+		c.unset = make(chan struct{})
+	}
+}
+
+func (c *condition) wait(ctx context.Context) error {
+	c.mu.Lock()
+	unset := c.unset
+	c.mu.Unlock()
+	if unset == nil {
+		return ctx.Err()
+	}
+	select {
+	case <-unset:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 // ClientURL is where other clients reach the embedded server; empty for an external NATS or one that does not listen.
 func (b *Bus) ClientURL() string {

@@ -58,11 +58,11 @@ func TestPublishAndReadBack(t *testing.T) {
 	if _, err := b.Get(ctx, 99); !errors.Is(err, bus.ErrNotInLog) {
 		t.Errorf("a sequence that is not there: %v", err)
 	}
-	known, err := b.Recent(ctx, "acme", 10)
-	if err != nil || len(known) != 1 {
-		t.Fatalf("recent: %+v %v", known, err)
+	recent, err := b.Recent(ctx, "acme", 10, time.Time{}, 10)
+	if err != nil || len(recent.Insights) != 1 || !recent.Complete {
+		t.Fatalf("recent: %+v %v", recent, err)
 	}
-	if k := known[0]; k.ID != "a.1" || !k.Emitted.Equal(at) || k.Fingerprint != event.Fingerprint("acme", "risk", "a.1") || k.Sequence != 1 {
+	if k := recent.Insights[0]; k.Subject != "nex.acme.insight.risk" || k.ID != "a.1" || !k.Emitted.Equal(at) || k.Fingerprint != event.Fingerprint("acme", "risk", "a.1") || k.Sequence != 1 {
 		t.Errorf("recent: %+v", k)
 	}
 }
@@ -101,7 +101,8 @@ func TestRecentFindsTheNewestOfOneWorkspaceAmongMany(t *testing.T) {
 		{"some", 40, 40, "some-0", "some-39"},
 		{"none", 20, 0, "", ""},
 	} {
-		got, err := b.Recent(ctx, tt.workspace, tt.n)
+		recent, err := b.Recent(ctx, tt.workspace, tt.n, time.Time{}, tt.n)
+		got := recent.Insights
 		if err != nil || len(got) != tt.want {
 			t.Errorf("%s/%d: %d found, want %d (%v)", tt.workspace, tt.n, len(got), tt.want, err)
 			continue
@@ -109,6 +110,107 @@ func TestRecentFindsTheNewestOfOneWorkspaceAmongMany(t *testing.T) {
 		if tt.want > 0 && (got[0].ID != tt.first || got[len(got)-1].ID != tt.last) {
 			t.Errorf("%s/%d: %s..%s, want %s..%s", tt.workspace, tt.n, got[0].ID, got[len(got)-1].ID, tt.first, tt.last)
 		}
+	}
+}
+
+func TestRecentSince(t *testing.T) {
+	t.Parallel()
+	b, ctx := bustest.New(t), t.Context()
+	publish := func(from, n int) {
+		for i := from; i < from+n; i++ {
+			for _, workspace := range []string{"acme", "other"} {
+				id := fmt.Sprintf("%s-%d", workspace, i)
+				if _, err := b.Publish(ctx, insight(workspace, id, time.Now())); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	publish(0, 1500)
+	stored, err := b.Get(ctx, 2000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mark := stored.Time
+	for _, tt := range []struct {
+		name           string
+		n              int
+		since          time.Time
+		most           int
+		want           int
+		first          string
+		complete, from bool
+	}{
+		{"the newest are more", 700, mark, 1000, 700, "acme-800", false, true},
+		{"those since are more", 100, mark, 1000, 501, "acme-999", false, true},
+		{"no more than most", 100, mark, 200, 200, "acme-1300", false, true},
+		{"all there is", 1500, mark, 5000, 1500, "acme-0", true, false},
+		{"more than there is", 9999, time.Time{}, 9999, 1500, "acme-0", true, false},
+	} {
+		r, err := b.Recent(ctx, "acme", tt.n, tt.since, tt.most)
+		if err != nil || len(r.Insights) == 0 {
+			t.Errorf("%s: %v", tt.name, err)
+			continue
+		}
+		got := r.Insights
+		if d := len(got) - tt.want; d < -1 || d > 1 || got[len(got)-1].ID != "acme-1499" { // the mark's own neighbour may share its time
+			t.Errorf("%s: %d from %s to %s, want %d from %s", tt.name, len(got), got[0].ID, got[len(got)-1].ID, tt.want, tt.first)
+		}
+		if r.Complete != tt.complete || tt.from && r.From != got[0].Sequence {
+			t.Errorf("%s: complete %v, from %d", tt.name, r.Complete, r.From)
+		}
+	}
+
+	seen := 0
+	if err := b.Scan(ctx, "acme", mark, 10, func(bus.Known) bool { seen++; return true }); err != nil || seen < 500 || seen > 502 {
+		t.Errorf("scan since: %d seen, %v", seen, err)
+	}
+	seen = 0
+	if err := b.Scan(ctx, "acme", time.Time{}, 2000, func(bus.Known) bool { seen++; return seen < 1200 }); err != nil || seen != 1200 {
+		t.Errorf("scan of the newest until enough: %d seen, %v", seen, err)
+	}
+	if err := b.Scan(ctx, "none", time.Time{}, 10, func(bus.Known) bool { t.Error("found one"); return true }); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAppendIsRefusedAfterSomebodyElse(t *testing.T) {
+	t.Parallel()
+	b, ctx := bustest.New(t), t.Context()
+	at := time.Now()
+	subject := insight("acme", "1", at).NATSSubject()
+	first, err := b.Append(ctx, insight("acme", "1", at), "1", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Append(ctx, insight("acme", "2", at), "2", 0); !errors.Is(err, bus.ErrConflict) {
+		t.Errorf("with the knowledge of before: %v", err)
+	}
+	if _, err := b.Append(ctx, insight("other", "2", at), "2", 0); err != nil {
+		t.Errorf("another subject: %v", err)
+	}
+	second, err := b.Append(ctx, insight("acme", "3", at), "3", first.Sequence)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ack, err := b.Append(ctx, insight("acme", "3", at), "3", first.Sequence); err != nil && !errors.Is(err, bus.ErrConflict) || err == nil && !ack.Duplicate {
+		t.Errorf("once more, as after a lost answer: %+v %v", ack, err)
+	}
+	written, last, err := b.After(ctx, subject, first.Sequence)
+	if err != nil || last != second.Sequence || len(written) != 1 || written[0].ID != "3" {
+		t.Errorf("after the first: %+v up to %d, %v", written, last, err)
+	}
+	if written, last, err := b.After(ctx, subject, second.Sequence); err != nil || len(written) != 0 || last != second.Sequence {
+		t.Errorf("after the last: %+v up to %d, %v", written, last, err)
+	}
+	if written, last, err := b.After(ctx, "nex.none.insight.risk", 5); err != nil || len(written) != 0 || last != 0 {
+		t.Errorf("of nothing: %+v up to %d, %v", written, last, err)
+	}
+	if got, err := b.SubjectAt(ctx, second.Sequence); err != nil || got != subject {
+		t.Errorf("subject %q, %v", got, err)
+	}
+	if _, err := b.SubjectAt(ctx, 99); !errors.Is(err, bus.ErrNotInLog) {
+		t.Errorf("of a sequence that is not there: %v", err)
 	}
 }
 

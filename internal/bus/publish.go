@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -71,6 +72,49 @@ func (p *Pending) Wait(ctx context.Context) (Ack, error) {
 	case <-ctx.Done():
 		return Ack{}, ctx.Err()
 	}
+}
+
+// ErrConflict is returned by [Bus.Append] where the subject's newest event is another than the caller knows of.
+var ErrConflict = errors.New("somebody else has written to the subject")
+
+// Anywhere says to [Bus.Append] that it does not matter what the subject holds.
+const Anywhere = math.MaxUint64
+
+// Append publishes an event if the newest of its subject in the log has the sequence last (0: there is none), else it
+// fails with [ErrConflict]. So two writers that know what the log holds cannot both write what only one of them may.
+// Its place must have been reserved, see [Bus.Reserve]. After another error the event may still have arrived.
+func (b *Bus) Append(ctx context.Context, e *event.Event, messageID string, last uint64) (Ack, error) {
+	msg := message(e, messageID)
+	if int64(msg.Size()) > b.nc.MaxPayload() && b.nc.MaxPayload() > 0 {
+		return Ack{}, fmt.Errorf("%w: %d > %d bytes", ErrTooLarge, msg.Size(), b.nc.MaxPayload())
+	}
+	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
+	defer cancel()
+	start := time.Now()
+	var opts []jetstream.PublishOpt
+	if last != Anywhere {
+		opts = append(opts, jetstream.WithExpectLastSequencePerSubject(last))
+	}
+	ack, err := b.js.PublishMsg(ctx, msg, opts...)
+	if err == nil {
+		b.metrics.publishSeconds.Observe(time.Since(start).Seconds())
+		return Ack{Sequence: ack.Sequence, Duplicate: ack.Duplicate}, nil
+	}
+	var api *jetstream.APIError
+	if errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant) {
+		return Ack{}, fmt.Errorf("%w: %w", ErrConflict, err)
+	}
+	return Ack{}, fmt.Errorf("publish: %w", err)
+}
+
+// Reserve takes the place of an event among those in flight, over all sources: this is how a slow log slows them. It
+// blocks while there is none. The place is given back with the function it answers.
+func (b *Bus) Reserve(ctx context.Context, size int) (release func(), err error) {
+	weight := min(max(int64(size), pendingWeight), b.weight)
+	if err := b.pending.Acquire(ctx, weight); err != nil {
+		return nil, err
+	}
+	return func() { b.pending.Release(weight) }, nil
 }
 
 // Publish is [Bus.PublishAsync] and its answer.

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -16,6 +17,7 @@ import (
 type Known struct {
 	ID          string
 	Fingerprint string
+	Subject     string
 	Emitted     time.Time // as Nex said; zero if it gave no time
 	Stored      time.Time // when the log took it
 	Sequence    uint64
@@ -57,76 +59,169 @@ func (b *Bus) Last(ctx context.Context, subject string) (*Stored, error) {
 	return &Stored{Sequence: m.Sequence, Time: m.Time, Subject: m.Subject, Header: m.Header, Data: m.Data}, nil
 }
 
-// Recent reads back the newest insights of a workspace, oldest first: about n of them, headers alone, whatever the
-// size of the log. It costs a handful of requests and the memory of what it returns.
-func (b *Bus) Recent(ctx context.Context, workspace string, n int) ([]Known, error) {
-	filter := event.Subject(workspace, event.InsightPrefix+">")
-	info, err := b.nex.Info(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read back %s: %w", workspace, err)
-	}
-	start, pending, err := b.tail(ctx, filter, info.State.FirstSeq, info.State.LastSeq, uint64(n))
-	if err != nil {
-		return nil, fmt.Errorf("read back %s: %w", workspace, err)
-	}
-	if pending == 0 {
-		return nil, nil
-	}
-	out, err := b.headers(ctx, filter, start, pending)
-	if err != nil {
-		return nil, fmt.Errorf("read back %s: %w", workspace, err)
-	}
-	if len(out) > n {
-		out = out[len(out)-n:]
-	}
-	return out, nil
+// Recent is what the log holds of a workspace's newest insights.
+type Recent struct {
+	Insights []Known // oldest first
+	// From is where this begins: every insight of the workspace with this sequence or a later one is in Insights.
+	From uint64
+	// Complete says that the log holds no others.
+	Complete bool
 }
 
-// tail finds a sequence from which at least n messages of filter follow, and how many do. JetStream cannot start "n
-// before the end" of a subject, but says at once how many messages would follow a start: so the start goes back in
-// growing steps, then in halves if one step caught many times too much.
-func (b *Bus) tail(ctx context.Context, filter string, first, last, n uint64) (start, pending uint64, err error) {
-	if last == 0 || last < first {
-		return first, 0, nil
+// Recent reads back the newest insights of a workspace, headers alone: n of them, or as many as were stored since a time
+// if those are more, but never more than most. It costs a handful of requests and the memory of what it returns, whatever
+// the size of the log.
+func (b *Bus) Recent(ctx context.Context, workspace string, n int, since time.Time, most int) (Recent, error) {
+	r, err := b.recent(ctx, event.Subject(workspace, event.InsightPrefix+">"), uint64(n), since, uint64(most))
+	if err != nil {
+		return Recent{}, fmt.Errorf("read back %s: %w", workspace, err)
 	}
+	return r, nil
+}
+
+func (b *Bus) recent(ctx context.Context, filter string, n uint64, since time.Time, most uint64) (Recent, error) {
+	info, err := b.nex.Info(ctx, jetstream.WithSubjectFilter(filter))
+	if err != nil {
+		return Recent{}, err
+	}
+	var held uint64
+	for _, count := range info.State.Subjects {
+		held += count
+	}
+	r, err := b.newest(ctx, filter, info.State, held, n)
+	if err != nil || r.Complete || len(r.Insights) == 0 || since.IsZero() || r.Insights[0].Stored.Before(since) {
+		return r, err
+	}
+	from, pending, err := b.follow(ctx, scanConsumer(filter, since))
+	if err != nil {
+		return Recent{}, err
+	}
+	if pending > most {
+		b.drop(from)
+		return b.newest(ctx, filter, info.State, held, most)
+	}
+	known, err := b.headers(ctx, from, pending)
+	if len(known) > len(r.Insights) {
+		r = Recent{Insights: known, From: known[0].Sequence}
+	}
+	return r, err
+}
+
+// newest reads the n newest messages of filter, of which the log holds about held.
+func (b *Bus) newest(ctx context.Context, filter string, state jetstream.StreamState, held, n uint64) (Recent, error) {
+	if state.Msgs == 0 {
+		return Recent{From: state.LastSeq + 1, Complete: true}, nil
+	}
+	c, start, pending, err := b.tail(ctx, filter, state, held, n)
+	if err != nil {
+		return Recent{}, err
+	}
+	known, err := b.headers(ctx, c, pending)
+	if err != nil {
+		return Recent{}, err
+	}
+	r := Recent{Insights: known, From: start, Complete: start == state.FirstSeq}
+	if excess := len(known) - int(n); excess > 0 {
+		r.Insights, r.Complete = known[excess:], false
+	}
+	if len(r.Insights) > 0 && !r.Complete {
+		r.From = r.Insights[0].Sequence
+	}
+	return r, nil
+}
+
+// Scan reads the insights of a workspace that were stored since a time, oldest first, headers alone, until the end or
+// until each answers false. A zero time begins with the newest most. It holds a bounded part of them at a time.
+func (b *Bus) Scan(ctx context.Context, workspace string, since time.Time, most int, each func(Known) bool) error {
+	err := b.scan(ctx, event.Subject(workspace, event.InsightPrefix+">"), since, uint64(most), each)
+	if err != nil {
+		return fmt.Errorf("scan %s: %w", workspace, err)
+	}
+	return nil
+}
+
+func (b *Bus) scan(ctx context.Context, filter string, since time.Time, most uint64, each func(Known) bool) error {
+	var c jetstream.Consumer
+	var pending uint64
+	if since.IsZero() {
+		info, err := b.nex.Info(ctx)
+		if err != nil {
+			return err
+		}
+		if info.State.Msgs == 0 {
+			return nil
+		}
+		if c, _, pending, err = b.tail(ctx, filter, info.State, 0, most); err != nil {
+			return err
+		}
+	} else {
+		var err error
+		if c, pending, err = b.follow(ctx, scanConsumer(filter, since)); err != nil {
+			return err
+		}
+	}
+	return b.drain(ctx, c, pending, each)
+}
+
+// tail finds a sequence from which at least n messages of filter follow, and answers a consumer that begins there and how
+// many do. JetStream cannot start "n before the end" of a subject, but says at once how many messages would follow a
+// start: so the start goes back in growing steps, then in halves if one step caught many times too much.
+func (b *Bus) tail(ctx context.Context, filter string, state jetstream.StreamState, held, n uint64) (c jetstream.Consumer, start, pending uint64, err error) {
+	first, last := state.FirstSeq, state.LastSeq
 	step := max(2*n, 1024)
+	switch {
+	case held > 0 && held <= 2*n:
+		step = last - first + 1
+	case held > 0:
+		step = max(step, (last-first+1)/held*2*n)
+	}
 	tooFew := last + 1
 	for {
 		start = first
 		if last-first > step {
 			start = last - step
 		}
-		if pending, err = b.follow(ctx, filter, start); err != nil {
-			return 0, 0, err
+		if c, pending, err = b.follow(ctx, tailConsumer(filter, start)); err != nil {
+			return nil, 0, 0, err
 		}
 		if pending >= n || start == first {
 			break
 		}
+		b.drop(c)
 		tooFew, step = start, step*16
 	}
 	for pending > 16*n && start+1 < tooFew {
 		mid := start + (tooFew-start)/2
-		p, err := b.follow(ctx, filter, mid)
+		closer, p, err := b.follow(ctx, tailConsumer(filter, mid))
 		if err != nil {
-			return 0, 0, err
+			b.drop(c)
+			return nil, 0, 0, err
 		}
 		if p >= n {
-			start, pending = mid, p
+			b.drop(c)
+			c, start, pending = closer, mid, p
 		} else {
+			b.drop(closer)
 			tooFew = mid
 		}
 	}
-	return start, pending, nil
+	return c, start, pending, nil
 }
 
-func (b *Bus) follow(ctx context.Context, filter string, start uint64) (uint64, error) {
-	c, err := b.nex.CreateConsumer(ctx, tailConsumer(filter, start))
+// follow makes a consumer and tells how many messages it has before it.
+func (b *Bus) follow(ctx context.Context, cfg jetstream.ConsumerConfig) (jetstream.Consumer, uint64, error) {
+	c, err := b.nex.CreateConsumer(ctx, cfg)
 	if err != nil {
-		return 0, err
+		return nil, 0, err
 	}
-	info := c.CachedInfo()
-	_ = b.nex.DeleteConsumer(ctx, info.Name) // it would end by itself
-	return info.NumPending, nil
+	return c, c.CachedInfo().NumPending, nil
+}
+
+// drop removes a consumer that is not needed any more. It would end by itself.
+func (b *Bus) drop(c jetstream.Consumer) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	_ = b.nex.DeleteConsumer(ctx, c.CachedInfo().Name)
 }
 
 func tailConsumer(filter string, start uint64) jetstream.ConsumerConfig {
@@ -142,41 +237,132 @@ func tailConsumer(filter string, start uint64) jetstream.ConsumerConfig {
 	}
 }
 
-func (b *Bus) headers(ctx context.Context, filter string, start, count uint64) ([]Known, error) {
-	c, err := b.nex.CreateConsumer(ctx, tailConsumer(filter, start))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = b.nex.DeleteConsumer(context.WithoutCancel(ctx), c.CachedInfo().Name) }()
+func scanConsumer(filter string, since time.Time) jetstream.ConsumerConfig {
+	cfg := tailConsumer(filter, 0)
+	cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &since
+	return cfg
+}
+
+// headers reads count messages of c and removes it.
+func (b *Bus) headers(ctx context.Context, c jetstream.Consumer, count uint64) ([]Known, error) {
 	out := make([]Known, 0, count)
-	for uint64(len(out)) < count {
-		batch, err := c.Fetch(int(min(count-uint64(len(out)), 500)), jetstream.FetchContext(ctx))
+	err := b.drain(ctx, c, count, func(k Known) bool {
+		out = append(out, k)
+		return true
+	})
+	return out, err
+}
+
+// drain hands over count messages of c, or until each answers false, and removes it.
+func (b *Bus) drain(ctx context.Context, c jetstream.Consumer, count uint64, each func(Known) bool) error {
+	defer b.drop(c)
+	for count > 0 {
+		batch, err := c.Fetch(int(min(count, 500)), jetstream.FetchContext(ctx))
 		if err != nil {
-			return nil, err
+			return err
 		}
-		got := 0
+		got, more := uint64(0), true
 		for m := range batch.Messages() {
-			got++
 			meta, err := m.Metadata()
 			if err != nil {
-				return nil, err
+				return err
 			}
-			out = append(out, known(m.Headers(), meta.Timestamp, meta.Sequence.Stream))
+			got++
+			more = more && each(known(m, meta))
 			if meta.NumPending == 0 {
-				count = uint64(len(out)) // some may have been removed since they were counted
+				count = got // some may have been removed since they were counted
 			}
 		}
 		if err := batch.Error(); err != nil && got == 0 {
-			return nil, err
+			return err
 		}
+		if !more {
+			return nil
+		}
+		count -= min(got, count)
 	}
-	return out, nil
+	return nil
 }
 
-func known(h nats.Header, stored time.Time, sequence uint64) Known {
-	k := Known{ID: h.Get(nats.MsgIdHdr), Fingerprint: h.Get(HeaderFingerprint), Stored: stored, Sequence: sequence}
+func known(m jetstream.Msg, meta *jetstream.MsgMetadata) Known {
+	h := m.Headers()
+	k := Known{
+		ID: h.Get(nats.MsgIdHdr), Fingerprint: h.Get(HeaderFingerprint), Subject: m.Subject(),
+		Stored: meta.Timestamp, Sequence: meta.Sequence.Stream,
+	}
 	if at := h.Get(HeaderEmitted); at != "" {
 		k.Emitted, _ = time.Parse(time.RFC3339Nano, at) // ours; a foreign one counts as none
 	}
 	return k
+}
+
+// After reads the insights of one subject with a sequence greater than after, oldest first, headers alone, and answers the
+// sequence of the subject's newest, 0 if the log holds none. It asks the stream's leader, and where a replica of the
+// stream is behind the leader it fails rather than answer less.
+func (b *Bus) After(ctx context.Context, subject string, after uint64) ([]Known, uint64, error) {
+	last, err := b.lastSequence(ctx, subject)
+	if err != nil || last <= after {
+		return nil, last, err
+	}
+	c, pending, err := b.follow(ctx, tailConsumer(subject, after+1))
+	if err != nil {
+		return nil, 0, fmt.Errorf("read %s after %d: %w", subject, after, err)
+	}
+	list, err := b.headers(ctx, c, pending)
+	if err != nil {
+		return nil, 0, fmt.Errorf("read %s after %d: %w", subject, after, err)
+	}
+	if len(list) == 0 || list[len(list)-1].Sequence < last {
+		return nil, 0, fmt.Errorf("read %s after %d: a replica of the stream is behind", subject, after)
+	}
+	return list, list[len(list)-1].Sequence, nil
+}
+
+// lastSequence is the sequence of a subject's newest event, 0 if there is none.
+func (b *Bus) lastSequence(ctx context.Context, subject string) (uint64, error) {
+	sequence, _, err := b.askLeader(ctx, map[string]any{"last_by_subj": subject})
+	if err != nil && !errors.Is(err, ErrNotInLog) {
+		return 0, fmt.Errorf("last sequence of %s: %w", subject, err)
+	}
+	return sequence, nil
+}
+
+// SubjectAt is the subject of the event with a sequence, or [ErrNotInLog].
+func (b *Bus) SubjectAt(ctx context.Context, sequence uint64) (string, error) {
+	_, subject, err := b.askLeader(ctx, map[string]any{"seq": sequence})
+	if err != nil {
+		return "", fmt.Errorf("sequence %d: %w", sequence, err)
+	}
+	return subject, nil
+}
+
+// askLeader gets a message from the stream's leader. A direct get, which the client would use, may be answered by a
+// replica that is behind.
+func (b *Bus) askLeader(ctx context.Context, request map[string]any) (sequence uint64, subject string, err error) {
+	body, err := json.Marshal(request)
+	if err != nil {
+		return 0, "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
+	defer cancel()
+	m, err := b.nc.RequestWithContext(ctx, jetstream.DefaultAPIPrefix+"STREAM.MSG.GET."+StreamNex, body)
+	if err != nil {
+		return 0, "", err
+	}
+	var answer struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message struct {
+			Sequence uint64 `json:"seq"`
+			Subject  string `json:"subject"`
+		} `json:"message"`
+	}
+	switch err := json.Unmarshal(m.Data, &answer); {
+	case err != nil:
+		return 0, "", err
+	case answer.Error == nil:
+		return answer.Message.Sequence, answer.Message.Subject, nil
+	case answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+		return 0, "", ErrNotInLog
+	}
+	return 0, "", answer.Error
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -25,7 +27,84 @@ const (
 	requestBurst      = 4
 	// tellEvery is how often the safety net says that it found nothing, so that the checkpoint in the log moves on.
 	tellEvery = time.Hour
+	// noteEvery is how often a filling that takes long notes in the log how far it has come.
+	noteEvery = 30 * time.Second
 )
+
+// gap is how far a workspace is complete.
+type gap struct {
+	overlap time.Duration
+	again   chan struct{} // has a value when a gap was noticed before its time
+
+	mu         sync.Mutex
+	completeTo time.Time // everything before is in the log, as far as Nex can give it; zero if it was never filled
+	floor      time.Time // what is older was not asked for: the first start ever goes back no further
+	newest     time.Time // of Nex's times seen: its clock may be ahead of ours
+	surprises  int
+
+	// Of the one goroutine that fills.
+	toldAt    time.Time // when gap_filled was last published
+	lastError string
+}
+
+func newGap(overlap time.Duration) gap { return gap{overlap: overlap, again: make(chan struct{}, 1)} }
+
+// notice learns a time of Nex.
+func (g *gap) notice(emitted time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if emitted.After(g.newest) {
+		g.newest = emitted
+	}
+}
+
+// surprise hears of an insight that came over the stream and was new. One that is older than what was thought complete
+// says that it was not, as when Nex's clock was set back: the gap begins with it.
+func (g *gap) surprise(emitted time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if emitted.IsZero() || emitted.Before(g.floor) || !emitted.Before(g.completeTo.Add(-g.overlap)) {
+		return
+	}
+	g.completeTo = emitted.Add(g.overlap)
+	g.surprises++
+	select {
+	case g.again <- struct{}{}:
+	default:
+	}
+}
+
+// complete moves the mark on, unless a surprise has moved it back since the span was asked for.
+func (g *gap) complete(to time.Time, surprises int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.surprises == surprises {
+		g.completeTo = to
+	}
+}
+
+// span is what is to be asked for: from, and to, which lies ahead of Nex's clock; and how many surprises there were.
+func (g *gap) span(now time.Time) (from, to time.Time, surprises int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	to = now
+	if g.newest.After(now) {
+		to = g.newest
+	}
+	return g.completeTo.Add(-g.overlap), to.Add(g.overlap), g.surprises
+}
+
+// begin sets the mark of a workspace that was never filled before, and tells whether it is one.
+func (g *gap) begin(now time.Time, backfill time.Duration) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.completeTo.IsZero() {
+		return false
+	}
+	g.floor = now.Add(-backfill)
+	g.completeTo = g.floor.Add(g.overlap) // it is taken off again
+	return true
+}
 
 // gapNews is the data of gap_filled and gap_not_fillable. The newest gap_filled is the checkpoint.
 type gapNews struct {
@@ -57,65 +136,89 @@ func (s *stream) checkpoint(ctx context.Context) (time.Time, error) {
 
 // fillGaps fills the gap before this connection, then looks again from time to time, until ctx ends.
 func (s *stream) fillGaps(ctx context.Context) {
-	if !s.fill(ctx, true) || s.cfg.GapCheckInterval <= 0 {
-		return
+	s.fill(ctx, true)
+	var tick <-chan time.Time
+	if s.cfg.GapCheckInterval > 0 {
+		ticker := time.NewTicker(s.cfg.GapCheckInterval)
+		defer ticker.Stop()
+		tick = ticker.C
 	}
-	ticker := time.NewTicker(s.cfg.GapCheckInterval)
-	defer ticker.Stop()
 	for {
 		select {
-		case <-ticker.C:
-			if !s.fill(ctx, false) {
-				return
-			}
+		case <-tick:
+		case <-s.gap.again:
 		case <-ctx.Done():
 			return
 		}
+		s.fill(ctx, false)
 	}
 }
 
-// fill fetches everything from the checkpoint to now. It tells whether another try in this session makes sense.
-func (s *stream) fill(ctx context.Context, onConnect bool) bool {
+// fill fetches everything from the checkpoint to now.
+func (s *stream) fill(ctx context.Context, onConnect bool) {
 	now := s.cfg.Now().UTC()
-	if s.completeTo.IsZero() {
-		s.completeTo = now.Add(-s.cfg.Backfill).Add(s.cfg.GapOverlap) // the overlap is taken off below
-		if s.cfg.Backfill == 0 {
-			s.complete(ctx, gapNews{From: now, To: now}, true)
-			return true
-		}
+	if s.gap.begin(now, s.cfg.Backfill) && s.cfg.Backfill == 0 {
+		s.gap.complete(now, 0)
+		s.tell(ctx, gapNews{From: now, To: now})
+		return
 	}
-	news := gapNews{From: s.completeTo.Add(-s.cfg.GapOverlap), To: now}
-	if oldest := now.Add(-s.cfg.MaxAge); s.cfg.MaxAge > 0 && news.From.Before(oldest) {
-		s.notFillable(ctx, gapNews{From: news.From, To: oldest, Reason: "older than the log keeps events (stream.max_age)"})
-		news.From = oldest
+	from, to, surprises := s.gap.span(now)
+	if oldest := now.Add(-s.cfg.MaxAge); s.cfg.MaxAge > 0 && from.Before(oldest) {
+		s.notFillable(ctx, gapNews{From: from, To: oldest, Reason: "older than the log keeps events (stream.max_age)"})
+		from = oldest
 	}
-	err := s.fetch(ctx, &news)
+	f := filling{from: from, to: now, noted: now, surprises: surprises}
+	err := s.fetch(ctx, &f, to)
+	if err == nil {
+		err = s.publisher.flush(ctx)
+	}
 	switch {
 	case ctx.Err() != nil:
-		return false
 	case err != nil:
-		s.log.Warn("gap cannot be filled", "from", news.From, "to", news.To, "error", err)
-		s.notFillable(ctx, gapNews{From: s.completeTo, To: news.To, Found: news.Found, Published: news.Published, Reason: err.Error()})
-		return false
+		s.unfilled(ctx, &f, err)
+	default:
+		s.gap.lastError = ""
+		news := f.news(now)
+		if news.Published > 0 {
+			s.log.Info("gap filled", "from", news.From, "to", news.To, "published", news.Published)
+		}
+		s.gap.complete(now, surprises)
+		s.count.update(func(st *Status) { st.CompleteTo = &now })
+		if onConnect || news.Published > 0 || now.Sub(s.gap.toldAt) >= tellEvery {
+			s.tell(ctx, news)
+		}
 	}
-	if err := s.publisher.flush(ctx); err != nil {
-		return false
-	}
-	if news.Published > 0 {
-		s.log.Info("gap filled", "from", news.From, "to", news.To, "published", news.Published)
-	}
-	s.complete(ctx, news, onConnect || news.Published > 0 || now.Sub(s.toldAt) >= tellEvery)
-	return true
 }
 
-// complete moves the checkpoint, in the log too if tell is set.
-func (s *stream) complete(ctx context.Context, news gapNews, tell bool) {
-	s.completeTo = news.To
-	s.count.update(func(st *Status) { st.CompleteTo = &news.To })
-	if tell {
-		s.toldAt = news.To
-		s.news(ctx, event.GapFilled, news)
+// unfilled tells once that Nex refuses what is missing. It is tried again with the next look for gaps.
+func (s *stream) unfilled(ctx context.Context, f *filling, err error) {
+	if err.Error() == s.gap.lastError {
+		return
 	}
+	s.gap.lastError = err.Error()
+	s.log.Warn("gap cannot be filled, trying again later", "from", f.from, "to", f.to, "error", err)
+	news := f.news(f.to)
+	news.Reason = err.Error()
+	s.notFillable(ctx, news)
+}
+
+// filling is one run over a gap.
+type filling struct {
+	from, to  time.Time
+	noted     time.Time // when the log last heard of it
+	surprises int
+	found     int
+	fresh     atomic.Int64
+}
+
+func (f *filling) news(to time.Time) gapNews {
+	return gapNews{From: f.from, To: to, Found: f.found, Published: int(f.fresh.Load())}
+}
+
+// tell writes the checkpoint into the log.
+func (s *stream) tell(ctx context.Context, news gapNews) {
+	s.gap.toldAt = s.cfg.Now()
+	s.news(ctx, event.GapFilled, news)
 }
 
 func (s *stream) notFillable(ctx context.Context, news gapNews) {
@@ -125,10 +228,10 @@ func (s *stream) notFillable(ctx context.Context, news gapNews) {
 // window is a span of time, from inclusive.
 type window struct{ from, to time.Time }
 
-// fetch takes all insights between news.From and news.To, oldest window first, and counts them in news. A window that
-// holds more than Nex gives at once is split. The checkpoint follows in memory, so that another session goes on there.
-func (s *stream) fetch(ctx context.Context, news *gapNews) error {
-	todo := []window{{news.From, news.To}}
+// fetch takes all insights from f.from up to a time, oldest window first. A window that holds more than Nex gives at once
+// is split. The checkpoint follows, so that another session, or another process, goes on there.
+func (s *stream) fetch(ctx context.Context, f *filling, upTo time.Time) error {
+	todo := []window{{f.from, upTo}}
 	wait := backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(time.Second), backoff.WithMaxInterval(time.Minute), backoff.WithMaxElapsedTime(0))
 	for len(todo) > 0 {
@@ -153,24 +256,45 @@ func (s *stream) fetch(ctx context.Context, news *gapNews) error {
 			continue
 		}
 		todo = todo[:len(todo)-1]
-		if err := s.takePage(payload, news); err != nil {
+		if err := s.takePage(payload, f); err != nil {
 			return err
 		}
 		if full {
 			s.notFillable(ctx, gapNews{From: w.from, To: w.to, Found: len(payload.Insights),
 				Reason: fmt.Sprintf("Nex gives at most %d insights for a window, and this one cannot be split any more", pageLimit)})
 		}
-		if w.to.After(s.completeTo) && w.to.Before(news.To) {
-			s.completeTo = w.to
+		if err := s.advance(ctx, f, w.to); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
+// advance notes in the log from time to time how far a long filling has come.
+func (s *stream) advance(ctx context.Context, f *filling, to time.Time) error {
+	if !to.Before(f.to) || s.cfg.Now().Sub(f.noted) < noteEvery {
+		return nil
+	}
+	if err := s.publisher.flush(ctx); err != nil {
+		return err
+	}
+	f.noted = s.cfg.Now()
+	s.gap.complete(to, f.surprises)
+	s.tell(ctx, f.news(to))
+	return nil
+}
+
+// page makes one request. Those of one key are limited in rate, those of all in number.
 func (s *stream) page(ctx context.Context, w window) (nex.Payload, error) {
 	if err := s.limiter.Wait(ctx); err != nil {
 		return nex.Payload{}, err
 	}
+	select {
+	case s.fetches <- struct{}{}:
+	case <-ctx.Done():
+		return nex.Payload{}, ctx.Err()
+	}
+	defer func() { <-s.fetches }()
 	return s.cfg.Client.Insights(ctx, s.workspace.Key, nex.Query{From: w.from, To: w.to, Limit: pageLimit})
 }
 
@@ -190,12 +314,9 @@ func (s *stream) retryPage(err error, wait backoff.BackOff) (time.Duration, bool
 	return 0, false
 }
 
-// takePage publishes what is new in a page, oldest first.
-func (s *stream) takePage(payload nex.Payload, news *gapNews) error {
+// takePage hands over a page, oldest first.
+func (s *stream) takePage(payload nex.Payload, f *filling) error {
 	slices.SortStableFunc(payload.Insights, func(a, b nex.Insight) int { return a.Time.Compare(b.Time) })
-	fresh, err := s.take("rest", payload)
-	news.Found += len(payload.Insights)
-	news.Published += fresh
-	s.count.metrics.gapPublished.Add(float64(fresh))
-	return err
+	f.found += len(payload.Insights)
+	return s.take("rest", payload, true, &f.fresh)
 }

@@ -2,85 +2,129 @@ package stream
 
 import (
 	"hash/maphash"
-	"sync"
+	"math"
 	"time"
 
 	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/event"
 )
 
-// maxKnown bounds the insights of a workspace that are remembered: far more than a replay and an overlap bring again.
-const maxKnown = 2048
-
-// readBack is how many of them are read from the log at the start.
-const readBack = 1024
+const (
+	// leastKnown is how many of a workspace's newest insights are read back at least: far more than a replay brings again.
+	leastKnown = 128
+	// maxKnown bounds those remembered: 15 minutes of an overlap and a window at 70 insights a second, about 6 MB. What is
+	// older is looked up in the log.
+	maxKnown = 1 << 16
+	// clockSlack is how far Nex's clock may be ahead of NATS' for an insight to be found where its time says.
+	clockSlack = time.Hour
+	// noTime stands for a time that Nex did not give.
+	noTime = math.MinInt64
+)
 
 // identities is what the log holds of one workspace's newest insights. It answers whether an insight is one of them,
-// whichever way it comes. It is used by the live reader and the gap filler at once.
+// whichever way it comes. Only the publisher uses it, so that it says at each moment what the log holds.
 type identities struct {
 	window time.Duration
 	seed   maphash.Seed
 
-	mu     sync.Mutex
-	ring   []identity // oldest at next, once it is full
-	next   int
+	// since says that every insight that the log took at or after this time is here; zero for all that it holds.
+	since  time.Time
+	ring   []identity // number n stands at n % maxKnown
+	total  int64
 	byID   map[uint64]struct{}
-	byText map[uint64][]time.Time // by fingerprint: times of emission, zero for none
+	byText map[uint64]int64 // by fingerprint: the number of the newest
 }
 
-// identity is 64-bit hashes in place of texts: with 2,048 entries two of them collide once in 10^13 workspaces.
+// identity is 64-bit hashes in place of texts: among 65,536 entries two collide once in four billion workspaces.
 type identity struct {
 	id, text uint64
-	emitted  time.Time
+	emitted  int64 // Unix nanoseconds or noTime
+	added    int64
+	before   int64 // number of the one before with the same text; -1 = none
 }
 
-func newIdentities(window time.Duration, known []bus.Known) *identities {
-	x := &identities{window: window, seed: maphash.MakeSeed(), byID: map[uint64]struct{}{}, byText: map[uint64][]time.Time{}}
-	for _, k := range known {
-		x.add(identity{id: x.hash(k.ID), text: x.hash(k.Fingerprint), emitted: k.Emitted})
+func newIdentities(window time.Duration, recent bus.Recent) *identities {
+	x := &identities{window: window, seed: maphash.MakeSeed(), byID: map[uint64]struct{}{}, byText: map[uint64]int64{}}
+	if !recent.Complete && len(recent.Insights) > 0 {
+		x.since = recent.Insights[0].Stored
+	}
+	for _, k := range recent.Insights {
+		x.add(k.ID, k.Fingerprint, k.Emitted, k.Stored)
 	}
 	return x
 }
 
 func (x *identities) hash(s string) uint64 { return maphash.String(x.seed, s) }
 
-// claim tells whether an insight is new, and remembers it if so: the same id, or the same workspace, type and content
-// with times at most the window apart (or no time on either side), is the same insight.
-func (x *identities) claim(e *event.Event) bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	one := identity{id: x.hash(e.ID), text: x.hash(e.Fingerprint), emitted: e.Emitted}
-	if _, known := x.byID[one.id]; known {
-		return false
+func nanos(t time.Time) int64 {
+	if t.IsZero() {
+		return noTime
 	}
-	for _, at := range x.byText[one.text] {
-		if at.IsZero() || one.emitted.IsZero() || at.Sub(one.emitted).Abs() <= x.window {
-			return false
-		}
-	}
-	x.add(one)
-	return true
+	return t.UnixNano()
 }
 
-// add remembers one and forgets the oldest when there are too many; mu is held.
-func (x *identities) add(one identity) {
+func (x *identities) holdsID(id string) bool {
+	_, known := x.byID[x.hash(id)]
+	return known
+}
+
+// holds tells whether an insight is one of those known: the same id, or the same workspace, type and content with times
+// at most the window apart (or no time on either side).
+func (x *identities) holds(e *event.Event) bool {
+	if x.holdsID(e.ID) {
+		return true
+	}
+	text, emitted := x.hash(e.Fingerprint), nanos(e.Emitted)
+	n, known := x.byText[text]
+	for known && n >= 0 && n >= x.total-int64(len(x.ring)) {
+		one := &x.ring[n%maxKnown]
+		if sameTime(one.emitted, emitted, x.window) {
+			return true
+		}
+		n = one.before
+	}
+	return false
+}
+
+func sameTime(a, b int64, window time.Duration) bool {
+	return a == noTime || b == noTime || time.Duration(max(a, b)-min(a, b)) <= window
+}
+
+// covers tells whether what it does not hold of this time is not in the log either.
+func (x *identities) covers(emitted time.Time) bool {
+	return x.since.IsZero() || !emitted.IsZero() && !x.lookFrom(emitted).Before(x.since)
+}
+
+// lookFrom is the earliest time at which the log may have taken what is the same as an insight of this time.
+func (x *identities) lookFrom(emitted time.Time) time.Time {
+	return emitted.Add(-x.window - clockSlack)
+}
+
+// add remembers one and forgets the oldest when there are too many.
+func (x *identities) add(id, fingerprint string, emitted, now time.Time) {
+	one := identity{id: x.hash(id), text: x.hash(fingerprint), emitted: nanos(emitted), added: now.UnixNano(), before: -1}
+	if n, known := x.byText[one.text]; known {
+		one.before = n
+	}
 	if len(x.ring) < maxKnown {
 		x.ring = append(x.ring, one)
 	} else {
-		x.forget(x.ring[x.next])
-		x.ring[x.next] = one
-		x.next = (x.next + 1) % maxKnown
+		x.forget(x.total - maxKnown)
+		x.ring[x.total%maxKnown] = one
 	}
 	x.byID[one.id] = struct{}{}
-	x.byText[one.text] = append(x.byText[one.text], one.emitted)
+	x.byText[one.text] = x.total
+	x.total++
 }
 
-func (x *identities) forget(one identity) {
-	delete(x.byID, one.id)
-	times := x.byText[one.text][1:] // the oldest of its text is the oldest of all
-	if len(times) == 0 {
-		delete(x.byText, one.text)
-		return
+// forget makes room where number n stands. What was added after it is known on.
+func (x *identities) forget(n int64) {
+	old := &x.ring[n%maxKnown]
+	delete(x.byID, old.id)
+	if x.byText[old.text] == n {
+		delete(x.byText, old.text)
 	}
-	x.byText[one.text] = times
+	if since := time.Unix(0, x.ring[(n+1)%maxKnown].added); since.After(x.since) {
+		x.since = since
+	}
 }

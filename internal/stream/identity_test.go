@@ -2,8 +2,6 @@ package stream
 
 import (
 	"fmt"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,62 +34,77 @@ func TestClaim(t *testing.T) {
 		"no time at all":                {at("1", "a"), at("2", "a"), false},
 		"another text":                  {at("1", "a", 0), at("2", "b", 0), true},
 	} {
-		x := newIdentities(window, nil)
-		if !x.claim(c.before) || x.claim(c.before) {
-			t.Fatalf("%s: the first is not claimed once", name)
+		x := newIdentities(window, bus.Recent{Complete: true})
+		if !x.take(c.before) || x.take(c.before) {
+			t.Fatalf("%s: the first is not new once", name)
 		}
-		if got := x.claim(c.e); got != c.fresh {
+		if got := x.take(c.e); got != c.fresh {
 			t.Errorf("%s: live: new %v, want %v", name, got, c.fresh)
 		}
-		y := newIdentities(window, []bus.Known{{ID: c.before.ID, Fingerprint: c.before.Fingerprint, Emitted: c.before.Emitted}})
-		if got := y.claim(c.e); got != c.fresh {
+		y := newIdentities(window, bus.Recent{Insights: []bus.Known{{ID: c.before.ID, Fingerprint: c.before.Fingerprint, Emitted: c.before.Emitted}}})
+		if got := y.take(c.e); got != c.fresh {
 			t.Errorf("%s: read back: new %v, want %v", name, got, c.fresh)
 		}
 	}
 }
 
+// take is what the publisher does with an insight, without the log.
+func (x *identities) take(e *event.Event) (fresh bool) {
+	if x.holds(e) {
+		return false
+	}
+	x.add(e.ID, e.Fingerprint, e.Emitted, e.Emitted)
+	return true
+}
+
 func TestIdentitiesAreBounded(t *testing.T) {
 	t.Parallel()
-	x := newIdentities(time.Minute, nil)
-	claim := func(i int) bool {
+	x := newIdentities(time.Minute, bus.Recent{Complete: true})
+	take := func(i int) bool {
 		// Each text comes three times, far enough apart to be three insights.
-		return x.claim(&event.Event{ID: fmt.Sprint(i), Fingerprint: fmt.Sprint(i / 3), Emitted: emittedAt.Add(time.Duration(i) * time.Hour)})
+		return x.take(&event.Event{ID: fmt.Sprint(i), Fingerprint: fmt.Sprint(i / 3), Emitted: emittedAt.Add(time.Duration(i) * time.Hour)})
 	}
-	const n = 5 * maxKnown
+	const n = 3*maxKnown + 5
 	for i := range n {
-		if !claim(i) {
+		if !take(i) {
 			t.Fatalf("%d is taken for known", i)
 		}
 	}
 	if len(x.ring) != maxKnown || len(x.byID) != maxKnown || len(x.byText) > maxKnown/3+2 {
 		t.Errorf("%d in order, %d by id, %d by text: want %d at most", len(x.ring), len(x.byID), len(x.byText), maxKnown)
 	}
-	for i := n - maxKnown; i < n; i++ {
-		if claim(i) {
+	oldest := n - maxKnown
+	if at := emittedAt.Add(time.Duration(oldest) * time.Hour); !x.since.Equal(at) {
+		t.Errorf("known since %v, want %v", x.since, at)
+	}
+	for i := oldest; i < n; i++ {
+		if take(i) {
 			t.Fatalf("%d of the newest is forgotten", i)
 		}
 	}
-	if !claim(0) {
+	if !take(0) {
 		t.Error("the oldest is still known")
 	}
 }
 
-func TestClaimHasOneWinner(t *testing.T) {
+func TestCovers(t *testing.T) {
 	t.Parallel()
-	x := newIdentities(time.Minute, nil)
-	var won atomic.Int32
-	var all sync.WaitGroup
-	for range 8 {
-		all.Go(func() {
-			for i := range 500 {
-				if x.claim(&event.Event{ID: fmt.Sprint(i), Fingerprint: fmt.Sprint(i), Emitted: emittedAt}) {
-					won.Add(1)
-				}
-			}
-		})
-	}
-	all.Wait()
-	if won.Load() != 500 {
-		t.Errorf("%d claims of 500 insights succeeded", won.Load())
+	const window = 10 * time.Minute
+	part := newIdentities(window, bus.Recent{Insights: []bus.Known{{ID: "1", Stored: emittedAt}}})
+	all := newIdentities(window, bus.Recent{Insights: []bus.Known{{ID: "1", Stored: emittedAt}}, Complete: true})
+	for _, c := range []struct {
+		at   time.Time
+		want bool
+	}{
+		{emittedAt.Add(window + clockSlack), true},
+		{emittedAt.Add(window + clockSlack - 1), false},
+		{time.Time{}, false},
+	} {
+		if got := part.covers(c.at); got != c.want {
+			t.Errorf("a part covers %v: %v", c.at, got)
+		}
+		if !all.covers(c.at) {
+			t.Errorf("all of the log does not cover %v", c.at)
+		}
 	}
 }

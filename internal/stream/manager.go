@@ -33,6 +33,7 @@ type Config struct {
 	GapOverlap        time.Duration // how far before the last known time a gap begins
 	MaxAge            time.Duration // of the log; what is older is not fetched. 0 = no limit
 	MaxDials          int           // 64 connection attempts at once, over all streams
+	MaxFetches        int           // 32 REST requests at once, over all streams
 	Now               func() time.Time
 }
 
@@ -49,6 +50,7 @@ type Manager struct {
 	log     *slog.Logger
 	metrics *metrics
 	dials   chan struct{}
+	fetches chan struct{}
 
 	mu      sync.Mutex
 	ctx     context.Context // of Run; nil before
@@ -74,12 +76,13 @@ func NewManager(cfg Config) *Manager {
 	cfg.RetryAfterMax = orDefault(cfg.RetryAfterMax, 15*time.Minute)
 	cfg.IdentityWindow = orDefault(cfg.IdentityWindow, 10*time.Minute)
 	cfg.MaxDials = orDefault(cfg.MaxDials, 64)
+	cfg.MaxFetches = orDefault(cfg.MaxFetches, 32)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
 	return &Manager{
 		cfg: cfg, log: cfg.Logger.With("component", "stream"), metrics: newMetrics(cfg.Registerer),
-		dials: make(chan struct{}, cfg.MaxDials), running: map[string]*running{},
+		dials: make(chan struct{}, cfg.MaxDials), fetches: make(chan struct{}, cfg.MaxFetches), running: map[string]*running{},
 	}
 }
 
@@ -143,9 +146,10 @@ func (m *Manager) start(w Workspace, before *running) {
 	m.running[w.Token] = r
 	log := m.log.With("workspace", w.Token)
 	s := &stream{
-		cfg: &m.cfg, workspace: w, log: log, dials: m.dials, count: r.count,
-		publisher: newPublisher(m.cfg.Bus, log, r.count), limiter: rate.NewLimiter(requestsPerSecond, requestBurst),
+		cfg: &m.cfg, workspace: w, log: log, dials: m.dials, fetches: m.fetches, count: r.count, gap: newGap(m.cfg.GapOverlap),
+		limiter: rate.NewLimiter(requestsPerSecond, requestBurst),
 	}
+	s.publisher = newPublisher(m.cfg.Bus, log, r.count, m.cfg.Now, s.gap.surprise)
 	m.streams.Go(func() {
 		defer close(r.done)
 		defer cancel()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -15,50 +16,69 @@ import (
 const (
 	// pipelineDepth is how many events of one stream may be on their way to the log.
 	pipelineDepth = 256
-	retryMin      = 100 * time.Millisecond
-	retryMax      = 5 * time.Second
+	// groupMax is how many of them are looked up in the log together.
+	groupMax = 128
+	retryMin = 100 * time.Millisecond
+	retryMax = 5 * time.Second
 )
 
-// publisher brings the events of one workspace into the log, in order, many at once. It takes the next event when there
-// is room: a slow or absent NATS makes its callers wait, and they stop reading.
+// publisher brings the events of one workspace into the log, in order, and none that the log holds already. It alone
+// decides that, event by event: what it knows is what the log holds, and each write says up to where it knows it. Where
+// somebody else has written meanwhile (another replica, or this one in an earlier life) the write is refused, and the
+// publisher learns what was written before it tries again. So no two writers, dead, slow or cut off, write one insight
+// twice.
+//
+// It takes the next event when there is room: a slow or absent NATS makes its callers wait, and they stop reading.
 type publisher struct {
 	bus   *bus.Bus
 	log   *slog.Logger
 	count *counters
+	now   func() time.Time
 	line  chan item
+	// surprise hears of each new insight that came over the stream.
+	surprise func(emitted time.Time)
 
-	warned    bool      // that publishing fails; of run, as recovered is
-	recovered time.Time // when publishing last worked again
+	ids    *identities       // of run, as what follows is
+	from   uint64            // ids knows every insight of the workspace from this sequence on
+	last   map[string]uint64 // by subject: the newest sequence that ids knows, where it is not the one before from
+	warned bool              // that publishing fails
 }
 
 // item is an event on its way. One without an event only says that everything before it has arrived.
 type item struct {
-	event   *event.Event
-	since   time.Time // when it was submitted
-	pending *bus.Pending
-	err     error
-	instead func() *event.Event // what to publish if NATS does not take the event for its size
-	done    func()
+	event    *event.Event
+	release  func()
+	recalled bool                // of a replay or REST: it may be older than what ids covers
+	known    bool                // the log holds it, as a look into the log found
+	fresh    *atomic.Int64       // of a filling: counts those that were new; nil for the stream's
+	instead  func() *event.Event // what to publish if NATS does not take the event for its size
+	done     func()
 }
 
-func newPublisher(b *bus.Bus, log *slog.Logger, count *counters) *publisher {
-	return &publisher{bus: b, log: log, count: count, line: make(chan item, pipelineDepth)}
+func newPublisher(b *bus.Bus, log *slog.Logger, count *counters, now func() time.Time, surprise func(time.Time)) *publisher {
+	return &publisher{
+		bus: b, log: log, count: count, now: now, surprise: surprise, line: make(chan item, pipelineDepth), last: map[string]uint64{},
+	}
+}
+
+// know tells what the log holds; before run.
+func (p *publisher) know(window time.Duration, recent bus.Recent) {
+	p.ids, p.from = newIdentities(window, recent), recent.From
+	for _, k := range recent.Insights {
+		p.last[k.Subject] = k.Sequence
+	}
 }
 
 // submit hands an event over. It blocks while there is no room.
-func (p *publisher) submit(ctx context.Context, e *event.Event, instead func() *event.Event) error {
-	since := time.Now()
-	pending, err := p.bus.PublishAsync(ctx, e, e.ID)
-	if err != nil && ctx.Err() != nil {
-		return ctx.Err()
+func (p *publisher) submit(ctx context.Context, it item) (err error) {
+	if it.release, err = p.bus.Reserve(ctx, len(it.event.Data)); err != nil {
+		return err
 	}
 	select {
-	case p.line <- item{event: e, since: since, pending: pending, err: err, instead: instead}:
+	case p.line <- it:
 		return nil
 	case <-ctx.Done():
-		if pending != nil {
-			_, _ = pending.Wait(ctx) // gives its place back
-		}
+		it.release()
 		return ctx.Err()
 	}
 }
@@ -81,123 +101,244 @@ func (p *publisher) flush(ctx context.Context) error {
 
 // run settles what was submitted until the line is closed. ctx ends its patience.
 func (p *publisher) run(ctx context.Context) {
+	var group []item
 	for it := range p.line {
-		if it.event != nil {
-			p.settle(ctx, it)
+		group = p.gather(append(group, it))
+		p.recall(ctx, group)
+		for i := range group {
+			p.settle(ctx, &group[i])
+			group[i] = item{} // its bytes are not needed any more
 		}
-		if it.done != nil {
-			it.done()
-		}
+		group = group[:0]
 	}
 }
 
-// settle waits until an event is in the log, publishing it again as often as that takes. The message id makes that safe.
-func (p *publisher) settle(ctx context.Context, it item) {
-	ack, err := bus.Ack{}, it.err
-	if err == nil {
-		ack, err = it.pending.Wait(ctx)
-	}
-	if err == nil {
-		err = p.confirm(ctx, it.event, &ack)
-	}
-	if err != nil {
-		p.sayFailing(it, err)
-		if ack, err = p.insist(ctx, it.event, err); err == nil {
-			p.sayRecovered(it)
+// gather adds what waits in the line already.
+func (p *publisher) gather(group []item) []item {
+	for len(group) < groupMax {
+		select {
+		case it, ok := <-p.line:
+			if !ok {
+				return group
+			}
+			group = append(group, it)
+		default:
+			return group
 		}
 	}
-	if errors.Is(err, bus.ErrTooLarge) && it.instead != nil {
-		p.log.Error("insight is too large for the NATS server and is kept in quarantine, cut short: raise max_payload of the server",
-			"event", it.event.ID, "error", err)
-		if _, err := p.insist(ctx, it.instead(), nil); err != nil && ctx.Err() == nil {
-			p.log.Error("event could not be published", "event", it.event.ID, "error", err)
+	return group
+}
+
+// recall looks into the log for insights that are too old for ids to know.
+func (p *publisher) recall(ctx context.Context, group []item) {
+	var missing []*item
+	var from time.Time
+	timeless := false
+	for i := range group {
+		it := &group[i]
+		if !it.recalled || p.ids.holds(it.event) || p.ids.covers(it.event.Emitted) {
+			continue
 		}
+		missing = append(missing, it)
+		timeless = timeless || it.event.Emitted.IsZero()
+		if at := p.ids.lookFrom(it.event.Emitted); from.IsZero() || at.Before(from) {
+			from = at
+		}
+	}
+	if len(missing) == 0 {
 		return
 	}
-	if err != nil {
-		if ctx.Err() == nil {
+	if timeless {
+		from = time.Time{}
+	}
+	p.insist(ctx, func() error { return p.lookUp(ctx, missing, from) })
+}
+
+// lookUp marks those that the log holds.
+func (p *publisher) lookUp(ctx context.Context, missing []*item, from time.Time) error {
+	byID, byText := map[string]*item{}, map[string][]*item{}
+	for _, it := range missing {
+		byID[it.event.ID] = it
+		byText[it.event.Fingerprint] = append(byText[it.event.Fingerprint], it)
+	}
+	unknown := len(missing)
+	mark := func(it *item) {
+		if !it.known {
+			it.known = true
+			unknown--
+		}
+	}
+	return p.bus.Scan(ctx, missing[0].event.Workspace, from, maxKnown, func(k bus.Known) bool {
+		if it := byID[k.ID]; it != nil {
+			mark(it)
+		}
+		for _, it := range byText[k.Fingerprint] {
+			if sameTime(nanos(k.Emitted), nanos(it.event.Emitted), p.ids.window) {
+				mark(it)
+			}
+		}
+		return unknown > 0
+	})
+}
+
+// settle brings one event into the log, if it is not there yet.
+func (p *publisher) settle(ctx context.Context, it *item) {
+	if it.event != nil {
+		defer it.release()
+		err := p.bring(ctx, it)
+		if errors.Is(err, bus.ErrTooLarge) && it.instead != nil {
+			p.log.Error("insight is too large for the NATS server and is kept in quarantine, cut short: raise max_payload of the server",
+				"event", it.event.ID, "error", err)
+			err = p.news(ctx, it.instead())
+		}
+		if err != nil && ctx.Err() == nil {
 			p.log.Error("event could not be published", "event", it.event.ID, "error", err)
 		}
-		return
 	}
-	p.arrived(it.event, ack)
+	if it.done != nil {
+		it.done()
+	}
 }
 
-// insist publishes until it succeeds, ctx ends, or it cannot succeed. err is why the first try failed, nil if there was
-// none.
-func (p *publisher) insist(ctx context.Context, e *event.Event, err error) (ack bus.Ack, _ error) {
-	if errors.Is(err, bus.ErrTooLarge) {
-		return ack, err
+func (p *publisher) bring(ctx context.Context, it *item) error {
+	if event.IsNews(it.event.Type) {
+		return p.news(ctx, it.event)
 	}
-	wait := backoff.NewExponentialBackOff(
-		backoff.WithInitialInterval(retryMin), backoff.WithMaxInterval(retryMax), backoff.WithMaxElapsedTime(0))
-	try := func() error {
-		var err error
-		if ack, err = p.bus.Publish(ctx, e); err == nil {
-			err = p.confirm(ctx, e, &ack)
-		}
-		if errors.Is(err, bus.ErrTooLarge) {
-			return backoff.Permanent(err)
-		}
-		return err
-	}
-	return ack, backoff.Retry(try, backoff.WithContext(wait, ctx))
-}
-
-// sayFailing tells once that publishing fails: what was submitted before it last worked again failed in the outage that is
-// over. While the connection is down the bus has told so, for all streams.
-func (p *publisher) sayFailing(it item, err error) {
+	fresh, err := p.insight(ctx, it)
 	switch {
-	case errors.Is(err, bus.ErrTooLarge) || !it.since.After(p.recovered):
-	case p.bus.Connected():
-		p.warned = true
-		p.log.Warn("publishing fails, the source waits", "error", err)
+	case err != nil:
+	case fresh:
+		p.count.published()
+		if it.fresh != nil {
+			it.fresh.Add(1)
+			p.count.metrics.gapPublished.Inc()
+		} else {
+			p.surprise(it.event.Emitted)
+		}
 	default:
-		p.log.Debug("publishing fails, the source waits", "error", err)
+		p.count.duplicate()
 	}
-}
-
-func (p *publisher) sayRecovered(it item) {
-	if it.since.After(p.recovered) {
-		p.recovered = time.Now()
-	}
-	if p.warned {
-		p.warned = false
-		p.log.Info("publishing works again")
-	}
-}
-
-// confirm looks behind a duplicate: ids of Nex are only known to be unique within a workspace, message ids are one space
-// for the whole log. An event whose id another workspace has used is published under an id that says whose it is.
-func (p *publisher) confirm(ctx context.Context, e *event.Event, ack *bus.Ack) error {
-	if !ack.Duplicate {
-		return nil
-	}
-	stored, err := p.bus.Get(ctx, ack.Sequence)
-	if errors.Is(err, bus.ErrNotInLog) {
-		return nil // it was there, and has been removed since
-	}
-	if err != nil {
-		return err
-	}
-	if workspace, _, _ := event.SplitSubject(stored.Subject); workspace == e.Workspace {
-		return nil
-	}
-	pending, err := p.bus.PublishAsync(ctx, e, e.Workspace+"/"+e.ID)
-	if err != nil {
-		return err
-	}
-	*ack, err = pending.Wait(ctx)
 	return err
 }
 
-func (p *publisher) arrived(e *event.Event, ack bus.Ack) {
-	if event.IsNews(e.Type) {
+// news publishes what is no insight.
+func (p *publisher) news(ctx context.Context, e *event.Event) error {
+	if e == nil {
+		return nil
+	}
+	return p.insist(ctx, func() error {
+		_, err := p.bus.Append(ctx, e, e.ID, bus.Anywhere)
+		return err
+	})
+}
+
+// insight publishes an insight, unless the log holds it; fresh tells which.
+func (p *publisher) insight(ctx context.Context, it *item) (fresh bool, err error) {
+	e, subject := it.event, it.event.NATSSubject()
+	tried := false
+	err = p.insist(ctx, func() error {
+		if it.known || p.ids.holds(e) {
+			fresh = tried && p.ids.holdsID(e.ID) // our own, whose acknowledgement got lost
+			return nil
+		}
+		last, known := p.last[subject]
+		if !known {
+			return p.learn(ctx, subject)
+		}
+		ack, err := p.bus.Append(ctx, e, e.ID, last)
+		if err == nil && ack.Duplicate {
+			ack, err = p.collision(ctx, e, ack, last)
+		}
+		switch {
+		case errors.Is(err, bus.ErrConflict):
+			return p.learn(ctx, subject)
+		case err != nil:
+			tried = true
+			return err
+		case !ack.Duplicate:
+			fresh, p.last[subject] = true, ack.Sequence
+		}
+		p.ids.add(e.ID, e.Fingerprint, e.Emitted, p.now())
+		return nil
+	})
+	if it.known {
+		p.ids.add(e.ID, e.Fingerprint, e.Emitted, p.now()) // not looked for in the log again
+	}
+	return fresh, err
+}
+
+// errAgain asks for another try at once.
+var errAgain = errors.New("the log has changed")
+
+// learn reads what others wrote to a subject. It answers errAgain when that is known.
+func (p *publisher) learn(ctx context.Context, subject string) error {
+	before, known := p.last[subject]
+	if !known && p.from > 0 {
+		before = p.from - 1
+	}
+	written, last, err := p.bus.After(ctx, subject, before)
+	if err != nil {
+		return err
+	}
+	for _, k := range written {
+		p.ids.add(k.ID, k.Fingerprint, k.Emitted, p.now())
+	}
+	p.last[subject] = last
+	if known && last == before {
+		return bus.ErrConflict // somebody else's write is under way
+	}
+	return errAgain
+}
+
+// collision looks behind a duplicate: ids of Nex are only known to be unique within a workspace, message ids are one space
+// for the whole log. An event whose id another workspace has used is published under an id that says whose it is.
+func (p *publisher) collision(ctx context.Context, e *event.Event, ack bus.Ack, last uint64) (bus.Ack, error) {
+	subject, err := p.bus.SubjectAt(ctx, ack.Sequence)
+	if errors.Is(err, bus.ErrNotInLog) {
+		return ack, nil // it was there, and has been removed since
+	}
+	if err != nil {
+		return ack, err
+	}
+	if workspace, _, _ := event.SplitSubject(subject); workspace == e.Workspace {
+		return ack, nil
+	}
+	return p.bus.Append(ctx, e, e.Workspace+"/"+e.ID, last)
+}
+
+// insist tries until it succeeds, ctx ends, or it cannot succeed.
+func (p *publisher) insist(ctx context.Context, try func() error) error {
+	wait := backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(retryMin), backoff.WithMaxInterval(retryMax), backoff.WithMaxElapsedTime(0))
+	for {
+		err := try()
+		switch {
+		case err == nil:
+			if p.warned {
+				p.warned = false
+				p.log.Info("publishing works again")
+			}
+			return nil
+		case errors.Is(err, errAgain):
+			continue
+		case errors.Is(err, bus.ErrTooLarge):
+			return err
+		}
+		p.sayFailing(err)
+		select {
+		case <-time.After(wait.NextBackOff()):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// sayFailing tells once that publishing fails. While the connection is down the bus has told so, for all streams.
+func (p *publisher) sayFailing(err error) {
+	if p.warned || errors.Is(err, bus.ErrConflict) || !p.bus.Connected() {
+		p.log.Debug("publishing fails, the source waits", "error", err)
 		return
 	}
-	if ack.Duplicate {
-		p.count.duplicate()
-		return
-	}
-	p.count.published()
+	p.warned = true
+	p.log.Warn("publishing fails, the source waits", "error", err)
 }

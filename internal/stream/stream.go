@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -30,12 +31,17 @@ const (
 	settleTime = 10 * time.Second
 	// newsTime bounds the wait for room to publish news: it is told while NATS can take it, and holds nothing up.
 	newsTime = time.Second
+	// readBackSlack is how much more than the identity window is read back at the start, for clocks that differ.
+	readBackSlack = 5 * time.Minute
 	// greetTime is how long Nex's greeting is waited for before the stream counts as connected without it.
 	greetTime = 5 * time.Second
 	// quarantineSize is how much of a malformed event is kept if it is too large for a message.
 	quarantineSize = 64 << 10
 	quoteSize      = 200 // of it in the log
 )
+
+// replayEvent names the events with which Nex repeats its newest insights on connect.
+const replayEvent = "insight.replay"
 
 var errStreamEnded = errors.New("stream ended by Nex")
 
@@ -45,18 +51,16 @@ type stream struct {
 	workspace Workspace
 	log       *slog.Logger
 	dials     chan struct{} // a place for each connection attempt under way, over all streams
+	fetches   chan struct{} // and one for each REST request
 	count     *counters
-	ids       *identities
 	publisher *publisher
 	limiter   *rate.Limiter
 
-	// life is run's context. What was claimed is published whatever becomes of the connection it came over: given up, it
-	// would be known and yet not in the log.
-	life       context.Context
-	completeTo time.Time // everything before is in the log, as far as Nex can give it; of one session at a time
-	toldAt     time.Time // when gap_filled was last published
-	lastQuote  string    // the last malformed event that was logged; of the reader
-	lastError  string    // the last error that was logged; of the loop
+	// life is run's context. What was read is published whatever becomes of the connection it came over.
+	life      context.Context
+	gap       gap
+	lastQuote string // the last malformed event that was logged; of the reader
+	lastError string // the last error that was logged; of the loop
 }
 
 // run holds the stream until ctx ends, then waits until what it read is in the log.
@@ -90,17 +94,17 @@ func (s *stream) readBack(ctx context.Context) error {
 		backoff.WithInitialInterval(retryMin), backoff.WithMaxInterval(retryMax), backoff.WithMaxElapsedTime(0))
 	said := false
 	return backoff.RetryNotify(func() error {
-		known, err := s.cfg.Bus.Recent(ctx, s.workspace.Token, readBack)
+		recent, err := s.cfg.Bus.Recent(ctx, s.workspace.Token, leastKnown, s.cfg.Now().Add(-s.cfg.IdentityWindow-readBackSlack), maxKnown)
 		if err != nil {
 			return err
 		}
-		if s.completeTo, err = s.checkpoint(ctx); err != nil {
+		if s.gap.completeTo, err = s.checkpoint(ctx); err != nil {
 			return err
 		}
-		if s.completeTo.IsZero() && len(known) > 0 {
-			s.completeTo = known[0].Stored // it ran before, but not until its first checkpoint
+		if s.gap.completeTo.IsZero() && len(recent.Insights) > 0 {
+			s.gap.completeTo = recent.Insights[0].Stored // it ran before, but not until its first checkpoint
 		}
-		s.ids = newIdentities(s.cfg.IdentityWindow, known)
+		s.publisher.know(s.cfg.IdentityWindow, recent)
 		return nil
 	}, backoff.WithContext(wait, ctx), func(err error, _ time.Duration) {
 		if !said {
@@ -236,6 +240,10 @@ func (s *stream) accompany(ctx context.Context, feed *nex.Feed) {
 // read takes events until the connection ends; the error is never nil.
 func (s *stream) read(ctx context.Context, feed *nex.Feed) error {
 	for {
+		// While NATS is away nothing more is read: what waits stays in the connection, not in our memory.
+		if err := s.cfg.Bus.WaitConnected(ctx); err != nil {
+			return err
+		}
 		frame, err := feed.Next()
 		if err != nil {
 			if ctx.Err() == nil && errors.Is(err, io.EOF) {
@@ -263,35 +271,31 @@ func (s *stream) handle(frame nex.Frame) error {
 	if err != nil {
 		return s.malformed(frame.Event, frame.Data, len(frame.Data), err.Error())
 	}
-	_, err = s.take(frame.Event, payload)
-	return err
+	return s.take(frame.Event, payload, frame.Event == replayEvent, nil)
 }
 
-// take publishes the insights of a payload that the log does not hold yet, and tells how many those are.
-func (s *stream) take(source string, payload nex.Payload) (fresh int, err error) {
+// take hands over the insights of a payload to be published where the log does not hold them yet; fresh counts those, and
+// may be nil. recalled says that they may be old.
+func (s *stream) take(source string, payload nex.Payload, recalled bool, fresh *atomic.Int64) error {
 	now := s.cfg.Now()
 	s.count.received(len(payload.Insights), now)
 	for _, in := range payload.Insights {
 		e := Normalize(s.workspace.Token, in, now)
-		if !s.ids.claim(e) {
-			s.count.duplicate()
-			continue
-		}
-		fresh++
-		err := s.publisher.submit(s.life, e, func() *event.Event {
+		s.gap.notice(e.Emitted)
+		err := s.publisher.submit(s.life, item{event: e, recalled: recalled, fresh: fresh, instead: func() *event.Event {
 			s.count.malformed()
 			return s.quarantine(source, in.Raw[:min(len(in.Raw), quarantineSize)], len(in.Raw), "larger than the NATS server's max_payload")
-		})
+		}})
 		if err != nil {
-			return fresh, err
+			return err
 		}
 	}
 	for _, bad := range payload.Malformed {
 		if err := s.malformed(source, bad.Raw, len(bad.Raw), bad.Reason); err != nil {
-			return fresh, err
+			return err
 		}
 	}
-	return fresh, nil
+	return nil
 }
 
 // malformed counts, logs and keeps what is no insight.
@@ -303,9 +307,9 @@ func (s *stream) malformed(source string, raw []byte, size int, reason string) e
 		s.log.Warn("malformed event, kept in quarantine", "reason", reason, "event", source, "size", size, "begins", quote,
 			"subject", event.Subject(s.workspace.Token, event.Malformed))
 	}
-	return s.publisher.submit(s.life, s.quarantine(source, raw, size, reason), func() *event.Event {
+	return s.publisher.submit(s.life, item{event: s.quarantine(source, raw, size, reason), instead: func() *event.Event {
 		return s.quarantine(source, raw[:min(len(raw), quarantineSize)], size, reason)
-	})
+	}})
 }
 
 // quarantine is the event that keeps what is no insight. Its id is of the bytes: the same rubbish in the next replay is
@@ -338,7 +342,7 @@ func (s *stream) news(ctx context.Context, kind string, data any) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, newsTime)
 	defer cancel()
-	if err := s.publisher.submit(ctx, e, nil); err != nil {
+	if err := s.publisher.submit(ctx, item{event: e}); err != nil {
 		s.log.Debug("news could not be told", "type", kind, "error", err)
 	}
 }
