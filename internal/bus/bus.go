@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -72,16 +73,17 @@ type Bus struct {
 	nc      *nats.Conn
 	js      jetstream.JetStream
 	closed  chan struct{}
-	up      condition // the connection
+	up      condition    // the connection
+	failed  atomic.Int64 // Unix nanoseconds of the last append, if it failed
 	pending *semaphore.Weighted
 	weight  int64
 
 	embedded *server.Server
 	unlock   func() error
 
-	nex     jetstream.Stream
-	bucket  jetstream.KeyValue
-	metrics metrics
+	nex               jetstream.Stream
+	endpoints, leases jetstream.KeyValue
+	metrics           metrics
 }
 
 // Open starts the embedded server if there is no URL, connects, and creates or checks the streams. An external NATS
@@ -249,7 +251,10 @@ func (b *Bus) Conn() *nats.Conn { return b.nc }
 func (b *Bus) JetStream() jetstream.JetStream { return b.js }
 
 // Endpoints is the bucket of the endpoints.
-func (b *Bus) Endpoints() jetstream.KeyValue { return b.bucket }
+func (b *Bus) Endpoints() jetstream.KeyValue { return b.endpoints }
+
+// Leases is the bucket of the leases.
+func (b *Bus) Leases() jetstream.KeyValue { return b.leases }
 
 // Connected tells whether the connection is up now.
 func (b *Bus) Connected() bool { return b.nc.IsConnected() }

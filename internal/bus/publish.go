@@ -97,6 +97,7 @@ func (b *Bus) Append(ctx context.Context, e *event.Event, messageID string, last
 	}
 	ack, err := b.js.PublishMsg(ctx, msg, opts...)
 	if err == nil {
+		b.failed.Store(0)
 		b.metrics.publishSeconds.Observe(time.Since(start).Seconds())
 		return Ack{Sequence: ack.Sequence, Duplicate: ack.Duplicate}, nil
 	}
@@ -104,7 +105,14 @@ func (b *Bus) Append(ctx context.Context, e *event.Event, messageID string, last
 	if errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant) {
 		return Ack{}, fmt.Errorf("%w: %w", ErrConflict, err)
 	}
+	b.failed.Store(time.Now().UnixNano())
 	return Ack{}, fmt.Errorf("publish: %w", err)
+}
+
+// Writable tells whether the log took what was last appended. A failure that nobody repeats is forgotten after a while.
+func (b *Bus) Writable() bool {
+	at := b.failed.Load()
+	return at == 0 || time.Since(time.Unix(0, at)) > 2*ackTimeout
 }
 
 // Reserve takes the place of an event among those in flight, over all sources: this is how a slow log slows them. It

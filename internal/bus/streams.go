@@ -18,6 +18,7 @@ const (
 	StreamAttempts = "RELAY_ATTEMPTS"
 
 	BucketEndpoints = "RELAY_ENDPOINTS"
+	BucketLeases    = "RELAY_LEASES"
 
 	ConsumerFanout = "relay-fanout"
 	ConsumerRetry  = "relay-retry"
@@ -140,36 +141,55 @@ func (b *Bus) ensureStreams(ctx context.Context) error {
 			return fmt.Errorf("stream %s: %w", want.Name, err)
 		}
 	}
-	if err := b.ensureBucket(ctx); err != nil {
-		return fmt.Errorf("bucket %s: %w", BucketEndpoints, err)
-	}
 	var err error
+	for _, bucket := range b.buckets() {
+		if *bucket.kv, err = b.ensureBucket(ctx, bucket.config); err != nil {
+			return fmt.Errorf("bucket %s: %w", bucket.config.Bucket, err)
+		}
+	}
 	if b.nex, err = b.js.Stream(ctx, StreamNex); err != nil {
 		return fmt.Errorf("stream %s: %w", StreamNex, err)
 	}
 	return nil
 }
 
-// ensureBucket finds or makes the endpoints' bucket. Its history answers "who changed this, and when".
-func (b *Bus) ensureBucket(ctx context.Context) error {
-	want := jetstream.KeyValueConfig{
-		Bucket:      BucketEndpoints,
-		Description: "Endpoints made over the API, and what the relay decided about those of the config file",
-		History:     8,
-		Replicas:    max(b.cfg.Replicas, 1),
-	}
+// bucket is a key-value bucket as a value, and where the bus keeps it.
+type bucket struct {
+	kv     *jetstream.KeyValue
+	config jetstream.KeyValueConfig
+}
+
+func (b *Bus) buckets() []bucket {
+	replicas := max(b.cfg.Replicas, 1)
 	if b.embedded != nil {
-		want.Replicas = 1
+		replicas = 1
 	}
-	var err error
-	b.bucket, err = b.js.KeyValue(ctx, BucketEndpoints)
-	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		b.bucket, err = b.js.CreateKeyValue(ctx, want)
-		if errors.Is(err, jetstream.ErrBucketExists) { // another replica was faster
-			b.bucket, err = b.js.KeyValue(ctx, BucketEndpoints)
-		}
+	return []bucket{
+		{&b.endpoints, jetstream.KeyValueConfig{
+			Bucket:      BucketEndpoints,
+			Description: "Endpoints made over the API, and what the relay decided about those of the config file",
+			History:     8, // who changed this, and when
+			Replicas:    replicas,
+		}},
+		{&b.leases, jetstream.KeyValueConfig{
+			Bucket:      BucketLeases,
+			Description: "Which replica holds which workspace's stream, and which replicas live",
+			Replicas:    replicas,
+		}},
 	}
-	return err
+}
+
+// ensureBucket finds or makes a bucket.
+func (b *Bus) ensureBucket(ctx context.Context, want jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
+	kv, err := b.js.KeyValue(ctx, want.Bucket)
+	if !errors.Is(err, jetstream.ErrBucketNotFound) {
+		return kv, err
+	}
+	kv, err = b.js.CreateKeyValue(ctx, want)
+	if errors.Is(err, jetstream.ErrBucketExists) { // another replica was faster
+		kv, err = b.js.KeyValue(ctx, want.Bucket)
+	}
+	return kv, err
 }
 
 func (b *Bus) ensureStream(ctx context.Context, want jetstream.StreamConfig) error {

@@ -208,10 +208,10 @@ func (p *plan) fanout(parts *parts, log *slog.Logger, reg prometheus.Registerer)
 	}
 }
 
-func (p *plan) stream(client *nex.Client, b *bus.Bus, log *slog.Logger, reg prometheus.Registerer) stream.Config {
+func (p *plan) stream(client *nex.Client, parts *parts, log *slog.Logger, reg prometheus.Registerer) stream.Config {
 	c := p.cfg.Nex
 	return stream.Config{
-		Client: client, Bus: b, Logger: log, Registerer: reg,
+		Client: client, Bus: parts.bus, Leases: parts.leases, Logger: log, Registerer: reg,
 		ReconnectMin: c.ReconnectMin, ReconnectMax: c.ReconnectMax, UnauthorizedRetry: c.UnauthorizedRetry,
 		IdentityWindow: c.IdentityWindow, Backfill: c.Backfill, GapCheckInterval: c.GapCheckInterval, GapOverlap: c.GapOverlap,
 		MaxAge: p.cfg.Stream.MaxAge,

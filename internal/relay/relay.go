@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"github.com/nex-crm/relay/internal/config"
 	"github.com/nex-crm/relay/internal/endpoint"
 	"github.com/nex-crm/relay/internal/fanout"
+	"github.com/nex-crm/relay/internal/lease"
 	"github.com/nex-crm/relay/internal/nex"
 	"github.com/nex-crm/relay/internal/stream"
 	"github.com/nex-crm/relay/internal/webhook"
@@ -57,6 +59,7 @@ type Relay struct {
 type parts struct {
 	bus       *bus.Bus
 	endpoints *endpoint.Registry
+	leases    *lease.Table // nil: the embedded server has no other replicas
 	streams   *stream.Manager
 	fanout    *fanout.Fanout
 	sender    *webhook.Sender
@@ -191,7 +194,11 @@ func (r *Relay) build(ctx context.Context, stop *cleanups, fail context.CancelCa
 		return nil, fmt.Errorf("nex client: %w", err)
 	}
 	stop.add("nex client", func() error { client.CloseIdle(); return nil })
-	p.streams = stream.NewManager(r.plan.stream(client, p.bus, r.log, r.registry))
+	if r.opts.Config.NATS.URL != "" {
+		p.leases = lease.New(lease.Config{Bucket: p.bus.Leases(), Replica: replicaName(r.Addr()), Logger: r.log})
+		start("leases", p.leases.Run)
+	}
+	p.streams = stream.NewManager(r.plan.stream(client, p, r.log, r.registry))
 	p.streams.Apply(r.plan.workspaces)
 	start("streams", p.streams.Run)
 	return p, nil
@@ -253,16 +260,30 @@ func (r *Relay) apiConfig() api.Config {
 	}
 }
 
-// readiness is what /readyz shows: the log is connected, events are being read from it, and at least one stream is up
-// unless none is configured.
+// replicaName tells replicas apart and stays the same over a restart: no two listen on one address of one host.
+func replicaName(addr string) string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "relay"
+	}
+	_, port, _ := net.SplitHostPort(addr)
+	return host + "-" + port
+}
+
+// readiness is what /readyz shows: the log is connected and takes what is written, events are being read from it, this
+// replica may hold streams, and at least one of those that it holds is up.
 func (r *Relay) readiness() map[string]bool {
 	p := r.parts.Load()
 	if p == nil {
 		return map[string]bool{"nats": false, "fanout": false, "streams": false}
 	}
-	return map[string]bool{
-		"nats":    p.bus.Connected(),
+	checks := map[string]bool{
+		"nats":    p.bus.Connected() && p.bus.Writable(),
 		"fanout":  p.fanout.Running(),
-		"streams": p.streams.Connected() > 0 || len(p.streams.Status()) == 0,
+		"streams": p.streams.Connected() > 0 || p.streams.Running() == 0,
 	}
+	if p.leases != nil {
+		checks["leases"] = p.leases.Alive()
+	}
+	return checks
 }

@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/nex-crm/relay/internal/bus"
+	"github.com/nex-crm/relay/internal/lease"
 	"github.com/nex-crm/relay/internal/nex"
 )
 
@@ -21,6 +23,8 @@ type Config struct {
 	Bus        *bus.Bus
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil registers the metrics nowhere
+	// Leases says which of the workspaces this replica holds; nil holds them all.
+	Leases *lease.Table
 
 	ReconnectMin      time.Duration // 1 s
 	ReconnectMax      time.Duration // 1 min
@@ -57,6 +61,7 @@ type Manager struct {
 	closed  bool            // Run is ending
 	want    []Workspace
 	running map[string]*running // by token
+	ending  map[string]*running // told to stop, not started again
 	streams sync.WaitGroup
 }
 
@@ -82,7 +87,7 @@ func NewManager(cfg Config) *Manager {
 	}
 	return &Manager{
 		cfg: cfg, log: cfg.Logger.With("component", "stream"), metrics: newMetrics(cfg.Registerer),
-		dials: make(chan struct{}, cfg.MaxDials), fetches: make(chan struct{}, cfg.MaxFetches), running: map[string]*running{},
+		dials: make(chan struct{}, cfg.MaxDials), fetches: make(chan struct{}, cfg.MaxFetches), running: map[string]*running{}, ending: map[string]*running{},
 	}
 }
 
@@ -92,6 +97,13 @@ func (m *Manager) Apply(list []Workspace) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.want = slices.Clone(list)
+	if m.cfg.Leases != nil {
+		tokens := make([]string, len(list))
+		for i, w := range list {
+			tokens[i] = w.Token
+		}
+		m.cfg.Leases.Want(tokens)
+	}
 	if m.ctx != nil && !m.closed {
 		m.adjust()
 	}
@@ -103,10 +115,28 @@ func (m *Manager) Run(ctx context.Context) error {
 	m.ctx = ctx
 	m.adjust()
 	m.mu.Unlock()
-	<-ctx.Done()
+	m.followLeases(ctx)
 	m.close()
 	m.streams.Wait()
 	return nil
+}
+
+// followLeases starts and stops streams as the leases come and go, until ctx ends.
+func (m *Manager) followLeases(ctx context.Context) {
+	if m.cfg.Leases == nil {
+		<-ctx.Done()
+		return
+	}
+	for {
+		select {
+		case <-m.cfg.Leases.Changed():
+			m.mu.Lock()
+			m.adjust()
+			m.mu.Unlock()
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // close lets no stream start any more: an Apply under way has started its own before it returns.
@@ -116,24 +146,27 @@ func (m *Manager) close() {
 	m.closed = true
 }
 
-// adjust makes running what is wanted; mu is held.
+// adjust makes running what is wanted and held; mu is held.
 func (m *Manager) adjust() {
 	wanted := make(map[string]Workspace, len(m.want))
 	for _, w := range m.want {
 		wanted[w.Token] = w
 	}
+	if m.cfg.Leases != nil {
+		held := m.cfg.Leases.Held()
+		maps.DeleteFunc(wanted, func(token string, _ Workspace) bool { return !held[token] })
+	}
 	for token, r := range m.running {
 		if wanted[token] != r.workspace {
 			r.cancel()
-			if _, again := wanted[token]; !again {
-				delete(m.running, token)
-			}
+			delete(m.running, token)
+			m.ending[token] = r
 		}
 	}
-	for _, w := range m.want {
-		before := m.running[w.Token]
-		if before == nil || before.workspace != w {
-			m.start(w, before)
+	for token, w := range wanted {
+		if m.running[token] == nil {
+			m.start(w, m.ending[token])
+			delete(m.ending, token)
 		}
 	}
 }
@@ -151,25 +184,53 @@ func (m *Manager) start(w Workspace, before *running) {
 	}
 	s.publisher = newPublisher(m.cfg.Bus, log, r.count, m.cfg.Now, s.gap.surprise)
 	m.streams.Go(func() {
-		defer close(r.done)
 		defer cancel()
 		if before != nil {
 			<-before.done
 		}
 		s.run(ctx)
+		m.ended(w.Token, r)
 	})
 }
 
-// Status is how each stream is, by token.
+// ended notes that a stream has. Where no other has taken its place, its lease can go to another replica.
+func (m *Manager) ended(token string, r *running) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	close(r.done)
+	if m.ending[token] != r {
+		return
+	}
+	delete(m.ending, token)
+	if m.cfg.Leases != nil {
+		m.cfg.Leases.Done(token)
+	}
+}
+
+// Status is how each stream is, by token; of those that another replica holds, which.
 func (m *Manager) Status() []Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	out := make([]Status, 0, len(m.running))
+	out := make([]Status, 0, max(len(m.running), len(m.want)))
 	for _, r := range m.running {
 		out = append(out, r.count.get())
 	}
+	if m.cfg.Leases != nil {
+		for _, w := range m.want {
+			if m.running[w.Token] == nil {
+				out = append(out, Status{Workspace: w.Name, Token: w.Token, State: StateElsewhere, Replica: m.cfg.Leases.Holder(w.Token)})
+			}
+		}
+	}
 	slices.SortFunc(out, func(a, b Status) int { return strings.Compare(a.Token, b.Token) })
 	return out
+}
+
+// Running is how many streams are held here, up or not.
+func (m *Manager) Running() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.running)
 }
 
 // Connected is how many streams are up.

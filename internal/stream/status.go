@@ -15,6 +15,7 @@ const (
 	StateConnected    State = "connected"
 	StateWaiting      State = "waiting"      // for the next attempt
 	StateUnauthorized State = "unauthorized" // the key is refused or lacks the scope
+	StateElsewhere    State = "elsewhere"    // another replica holds it, or is about to
 )
 
 // Status is one workspace's stream as the API shows it. It never holds the key.
@@ -22,7 +23,8 @@ type Status struct {
 	Workspace   string     `json:"workspace"`
 	Token       string     `json:"token"`
 	State       State      `json:"state"`
-	Since       time.Time  `json:"since"`
+	Since       time.Time  `json:"since,omitzero"`
+	Replica     string     `json:"replica,omitempty"`      // that holds it, if it is not this one
 	WorkspaceID string     `json:"workspace_id,omitempty"` // as Nex calls it
 	TokenID     string     `json:"token_id,omitempty"`     // the key's id at Nex, not the key
 	LastEventAt *time.Time `json:"last_event_at,omitempty"`
