@@ -17,6 +17,8 @@ type simulateCmd struct {
 	Count      int           `help:"This many workspaces more, named ws-1, ws-2, ..."`
 	Rate       float64       `default:"1" help:"Insights per second over all workspaces; 0 emits only on POST /_sim/emit."`
 	Seed       uint64        `default:"1" help:"Contents are the same for the same seed."`
+	Journal    string        `type:"path" help:"File that keeps what was emitted, for the next start."`
+	SizeMax    int           `placeholder:"BYTES" help:"Largest insight, 1024 to 204800 bytes; the default is 204800."`
 	For        time.Duration `help:"End after this time, e.g. 30s."`
 }
 
@@ -26,7 +28,7 @@ func (c *simulateCmd) Help() string {
 }
 
 func (c *simulateCmd) Run(ctx context.Context, e env) error {
-	opts := nexsim.Options{Seed: c.Seed, Rate: c.Rate, Logger: newLogger(e.stderr, "info", "text")}
+	opts := nexsim.Options{Seed: c.Seed, Rate: c.Rate, Journal: c.Journal, SizeMax: c.SizeMax, Logger: newLogger(e.stderr, "info", "text")}
 	for _, slug := range c.Workspaces {
 		opts.Workspaces = append(opts.Workspaces, nexsim.Workspace{Slug: slug})
 	}

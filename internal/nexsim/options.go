@@ -48,6 +48,8 @@ type Options struct {
 	// Remember is how many insights of a workspace [Sim.Emitted] can still tell, those older than History without evidence
 	// and target; 1,000,000 if 0 (about 300 bytes each), never less than History.
 	Remember int
+	// Journal is a file that keeps what was emitted for the next start; none if empty. [Sim.Close] closes it.
+	Journal string
 	// Buffer is how many bytes may wait for one slow stream before it is cut off; 16 MiB if 0. One event always fits.
 	Buffer int
 	// RESTShape is RESTData (default) or RESTEnriched; with RESTNoIDs neither carries ids.

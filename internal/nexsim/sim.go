@@ -22,6 +22,7 @@ type Sim struct {
 	gen        *generator
 	workspaces []*workspace // in the order of the options
 	bySlug     map[string]*workspace
+	journal    *journal // nil: what was emitted ends with the process
 
 	keys     keyring
 	refusals refusals
@@ -66,6 +67,11 @@ func New(o Options) (*Sim, error) {
 			if err := s.keys.set(w, k); err != nil {
 				return nil, fmt.Errorf("simulator options: workspace %q: %w", cfg.Slug, err)
 			}
+		}
+	}
+	if o.Journal != "" {
+		if err := s.openJournal(o.Journal); err != nil {
+			return nil, fmt.Errorf("journal: %w", err)
 		}
 	}
 	return s, nil
@@ -134,6 +140,9 @@ func (s *Sim) SetRate(perSecond float64) error {
 func (s *Sim) Close() {
 	for _, w := range s.workspaces {
 		w.close()
+	}
+	if s.journal != nil {
+		s.journal.close()
 	}
 }
 

@@ -97,6 +97,11 @@ func (w *workspace) send(insights []Insight, cut func(frame) frame) Batch {
 			known.Insights[i].CreatedAt = live.EmittedAt
 		}
 		w.record(known.Insights[i])
+		if j := w.sim.journal; j != nil {
+			if err := j.write(Record{w.info.Slug, known.Insights[i]}); err != nil {
+				w.sim.log.Error("journal cannot be written, the next start will not know this insight", "error", err)
+			}
+		}
 	}
 	if len(w.conns) > 0 {
 		f := frame{wire: encodeEvent(eventBatch, mustJSON(live), w.wire.Load().eol())}
