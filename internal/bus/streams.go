@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -131,10 +132,41 @@ func RetryConsumer(ackWait time.Duration, maxPending int) jetstream.ConsumerConf
 	}
 }
 
+const (
+	// ensureStep bounds one try to find or create all streams. A cluster without a leader does not answer at all.
+	ensureStep = 10 * time.Second
+	// jetStreamTime is how long a server may say that it has no JetStream: while it starts it says so too.
+	jetStreamTime = 5 * time.Second
+)
+
 // ensureStreams creates what is missing. What exists in an external NATS belongs to its operator: other limits are
-// named in a warning and left alone, only what cannot work is an error. In the embedded server the config file rules.
+// named in a warning and left alone, only what cannot work is an error. In the embedded server the config file rules. A
+// cluster that cannot answer or create yet is waited for until ctx ends.
 func (b *Bus) ensureStreams(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	began, last := time.Now(), ""
+	for {
+		err := b.ensureOnce(ctx)
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return fmt.Errorf("%w (last error: %w)", context.Cause(ctx), err)
+		case notEnabled(err) && time.Since(began) < jetStreamTime && b.embedded == nil:
+		case !healable(err):
+			return err
+		case err.Error() != last:
+			last = err.Error()
+			b.log.Warn("JetStream is not ready yet, trying on", "error", err)
+		}
+		select {
+		case <-time.After(500 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (b *Bus) ensureOnce(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, ensureStep)
 	defer cancel()
 	for _, want := range b.streams() {
 		if err := b.ensureStream(ctx, want); err != nil {
@@ -151,6 +183,34 @@ func (b *Bus) ensureStreams(ctx context.Context) error {
 		return fmt.Errorf("stream %s: %w", StreamNex, err)
 	}
 	return nil
+}
+
+// The server's errors that time heals, see its errors.json.
+const (
+	errNoPeers      = 10005 // no suitable servers for a stream: some of the cluster are away
+	errNotAvailable = 10008
+	errNotLeader    = 10009
+)
+
+// healable tells whether waiting may help: nobody answers, or the cluster is not whole.
+func healable(err error) bool {
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		return api.ErrorCode == errNoPeers || api.ErrorCode == errNotAvailable || api.ErrorCode == errNotLeader
+	}
+	for _, cause := range []error{
+		context.DeadlineExceeded, nats.ErrTimeout, nats.ErrNoResponders, nats.ErrDisconnected, nats.ErrReconnectBufExceeded,
+		nats.ErrConnectionReconnecting, jetstream.ErrNoStreamResponse,
+	} {
+		if errors.Is(err, cause) {
+			return true
+		}
+	}
+	return false
+}
+
+func notEnabled(err error) bool {
+	return errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount)
 }
 
 // bucket is a key-value bucket as a value, and where the bus keeps it.
@@ -201,7 +261,7 @@ func (b *Bus) ensureStream(ctx context.Context, want jetstream.StreamConfig) err
 		}
 		return err
 	}
-	if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
+	if notEnabled(err) {
 		return fmt.Errorf("%w: enable JetStream on the server and for this account", err)
 	}
 	if err != nil {
