@@ -75,7 +75,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 		w.pause(ctx, 1500*time.Millisecond, 0)
 		err = w.judge(ctx)
 	}
-	if err != nil && w.report.OK() {
+	if err != nil {
 		w.report.Failure = err.Error()
 	}
 	return w.report, nil

@@ -89,7 +89,7 @@ var faults = []fault{
 	}),
 	simFault("truncated event", 4, "cut", func(w *world) any { return map[string]any{"workspace": pick(w, workspaces)} }),
 	simFault("garbage", 2, "garbage", func(w *world) any {
-		return map[string]any{"workspace": pick(w, workspaces), "kind": pick(w, []string{"json", "binary", "utf8"})}
+		return map[string]any{"workspace": pick(w, workspaces), "kind": pick(w, []string{"json", "binary"})}
 	}),
 	simFault("streams ended by nex", 2, "drop", func(w *world) any { return map[string]any{"abort": w.rand.IntN(2) == 0} }),
 	simFault("rest shape", 3, "rest", func(w *world) any {

@@ -33,8 +33,9 @@ const (
 
 // gap is how far a workspace is complete.
 type gap struct {
-	overlap time.Duration
-	again   chan struct{} // has a value when a gap was noticed before its time
+	overlap   time.Duration
+	connected chan struct{} // has a value when there is a new connection
+	again     chan struct{} // has a value when a gap was noticed before its time
 
 	mu         sync.Mutex
 	completeTo time.Time // everything before is in the log, as far as Nex can give it; zero if it was never filled
@@ -47,7 +48,9 @@ type gap struct {
 	lastError string
 }
 
-func newGap(overlap time.Duration) gap { return gap{overlap: overlap, again: make(chan struct{}, 1)} }
+func newGap(overlap time.Duration) gap {
+	return gap{overlap: overlap, connected: make(chan struct{}, 1), again: make(chan struct{}, 1)}
+}
 
 // notice learns a time of Nex.
 func (g *gap) notice(emitted time.Time) {
@@ -68,8 +71,12 @@ func (g *gap) surprise(emitted time.Time) {
 	}
 	g.completeTo = emitted.Add(g.overlap)
 	g.surprises++
+	signal(g.again)
+}
+
+func signal(c chan struct{}) {
 	select {
-	case g.again <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -134,23 +141,26 @@ func (s *stream) checkpoint(ctx context.Context) (time.Time, error) {
 	return e.Data.To, nil
 }
 
-// fillGaps fills the gap before this connection, then looks again from time to time, until ctx ends.
-func (s *stream) fillGaps(ctx context.Context) {
-	s.fill(ctx, true)
+// keepFilled looks for gaps on every connection and from time to time, until ctx ends. It does not depend on the
+// connection: one that breaks again and again would never let it finish.
+func (s *stream) keepFilled(ctx context.Context) {
 	var tick <-chan time.Time
-	if s.cfg.GapCheckInterval > 0 {
-		ticker := time.NewTicker(s.cfg.GapCheckInterval)
-		defer ticker.Stop()
-		tick = ticker.C
-	}
 	for {
+		onConnect := false
 		select {
+		case <-s.gap.connected:
+			onConnect = true
 		case <-tick:
 		case <-s.gap.again:
 		case <-ctx.Done():
 			return
 		}
-		s.fill(ctx, false)
+		if tick == nil && s.cfg.GapCheckInterval > 0 {
+			ticker := time.NewTicker(s.cfg.GapCheckInterval)
+			defer ticker.Stop()
+			tick = ticker.C
+		}
+		s.fill(ctx, onConnect)
 	}
 }
 
@@ -229,7 +239,7 @@ func (s *stream) notFillable(ctx context.Context, news gapNews) {
 type window struct{ from, to time.Time }
 
 // fetch takes all insights from f.from up to a time, oldest window first. A window that holds more than Nex gives at once
-// is split. The checkpoint follows, so that another session, or another process, goes on there.
+// is split. The checkpoint follows, so that another try, or another process, goes on there.
 func (s *stream) fetch(ctx context.Context, f *filling, upTo time.Time) error {
 	todo := []window{{f.from, upTo}}
 	wait := backoff.NewExponentialBackOff(
@@ -241,6 +251,9 @@ func (s *stream) fetch(ctx context.Context, f *filling, upTo time.Time) error {
 			select {
 			case <-time.After(delay):
 				continue
+			case <-s.gap.connected: // Nex is back; what this connection asks for begins after this
+				signal(s.gap.again)
+				continue
 			case <-ctx.Done():
 				return ctx.Err()
 			}
@@ -251,8 +264,8 @@ func (s *stream) fetch(ctx context.Context, f *filling, upTo time.Time) error {
 		wait.Reset()
 		full := len(payload.Insights)+len(payload.Malformed) >= pageLimit
 		if full && w.to.Sub(w.from) > minWindow {
-			middle := w.from.Add(w.to.Sub(w.from) / 2)
-			todo = append(todo[:len(todo)-1], window{middle, w.to}, window{w.from, middle})
+			at := splitAt(w, payload.Insights)
+			todo = append(todo[:len(todo)-1], window{at, w.to}, window{w.from, at})
 			continue
 		}
 		todo = todo[:len(todo)-1]
@@ -270,16 +283,42 @@ func (s *stream) fetch(ctx context.Context, f *filling, upTo time.Time) error {
 	return nil
 }
 
-// advance notes in the log from time to time how far a long filling has come.
+// splitAt chooses where to split a window of which a full page is known, so that most of what the page holds fits into one
+// part: the later one where Nex gave the newest, the earlier one where it gave the oldest.
+func splitAt(w window, page []nex.Insight) time.Time {
+	times := make([]time.Time, 0, len(page))
+	for _, in := range page {
+		if !in.Time.Before(w.from) && in.Time.Before(w.to) {
+			times = append(times, in.Time)
+		}
+	}
+	if len(times) > 0 {
+		slices.SortFunc(times, time.Time.Compare)
+		at := times[len(times)*9/10]
+		if first, last := times[0], times[len(times)-1]; first.Sub(w.from) >= w.to.Sub(last) {
+			at = times[len(times)/10]
+		}
+		at = at.Truncate(time.Second)
+		if at.Sub(w.from) >= minWindow && w.to.Sub(at) >= minWindow {
+			return at
+		}
+	}
+	return w.from.Add(w.to.Sub(w.from) / 2)
+}
+
+// advance notes how far a filling has come, and from time to time in the log.
 func (s *stream) advance(ctx context.Context, f *filling, to time.Time) error {
-	if !to.Before(f.to) || s.cfg.Now().Sub(f.noted) < noteEvery {
+	if !to.Before(f.to) {
+		return nil
+	}
+	s.gap.complete(to, f.surprises) // what was handed over is published, whatever becomes of the rest
+	if s.cfg.Now().Sub(f.noted) < noteEvery {
 		return nil
 	}
 	if err := s.publisher.flush(ctx); err != nil {
 		return err
 	}
 	f.noted = s.cfg.Now()
-	s.gap.complete(to, f.surprises)
 	s.tell(ctx, f.news(to))
 	return nil
 }

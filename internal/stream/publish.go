@@ -239,6 +239,9 @@ func (p *publisher) insight(ctx context.Context, it *item) (fresh bool, err erro
 	err = p.insist(ctx, func() error {
 		if it.known || p.ids.holds(e) {
 			fresh = tried && p.ids.holdsID(e.ID) // our own, whose acknowledgement got lost
+			if tried {
+				p.log.Debug("insight had reached the log", "event", e.ID, "own", fresh, "emitted", e.Emitted)
+			}
 			return nil
 		}
 		last, known := p.last[subject]
@@ -258,6 +261,7 @@ func (p *publisher) insight(ctx context.Context, it *item) (fresh bool, err erro
 		case !ack.Duplicate:
 			fresh, p.last[subject] = true, ack.Sequence
 		}
+		p.log.Debug("insight is in the log", "event", e.ID, "sequence", ack.Sequence, "duplicate", ack.Duplicate, "emitted", e.Emitted)
 		p.ids.add(e.ID, e.Fingerprint, e.Emitted, p.now())
 		return nil
 	})

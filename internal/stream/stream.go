@@ -77,7 +77,10 @@ func (s *stream) run(ctx context.Context) {
 		defer close(settled)
 		s.publisher.run(patience)
 	}()
+	var filler sync.WaitGroup
+	filler.Go(func() { s.keepFilled(ctx) })
 	s.hold(ctx)
+	filler.Wait()
 	close(s.publisher.line)
 	select {
 	case <-settled:
@@ -220,7 +223,7 @@ func (s *stream) dial(ctx context.Context) (*nex.Feed, error) {
 	return s.cfg.Client.Stream(ctx, s.workspace.Key)
 }
 
-// accompany does what goes on beside reading while a connection is up: says so, and fills the gap before it.
+// accompany waits for Nex's greeting beside reading, says so, and has the gap before this connection filled.
 func (s *stream) accompany(ctx context.Context, feed *nex.Feed) {
 	greeted := time.NewTimer(greetTime)
 	defer greeted.Stop()
@@ -234,7 +237,7 @@ func (s *stream) accompany(ctx context.Context, feed *nex.Feed) {
 	s.count.update(func(st *Status) { st.WorkspaceID, st.TokenID, st.LastError = workspaceID, tokenID, "" })
 	s.log.Info("stream connected", "workspace_id", workspaceID, "token_id", tokenID)
 	s.news(ctx, event.StreamConnected, map[string]any{"workspace_id": workspaceID, "token_id": tokenID})
-	s.fillGaps(ctx)
+	signal(s.gap.connected)
 }
 
 // read takes events until the connection ends; the error is never nil.
