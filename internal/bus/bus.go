@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
@@ -75,11 +74,11 @@ type Bus struct {
 	closed  chan struct{}
 	up      condition    // the connection
 	failed  atomic.Int64 // Unix nanoseconds of the last append, if it failed
+	failing atomic.Int64 // and of the first that failed since one did not
 	pending *semaphore.Weighted
 	weight  int64
 
-	embedded *server.Server
-	unlock   func() error
+	embedded *embedded
 
 	nex               jetstream.Stream
 	endpoints, leases jetstream.KeyValue
@@ -300,7 +299,7 @@ func (b *Bus) ClientURL() string {
 	if b.embedded == nil || b.cfg.Embedded.Listen == "" {
 		return ""
 	}
-	return b.embedded.ClientURL()
+	return b.embedded.current().ClientURL()
 }
 
 // Close drains the connection, then stops the embedded server. It returns when both are done or ctx ends.

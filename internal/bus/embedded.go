@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -41,6 +42,30 @@ const (
 // ErrStoreLocked is returned by [Open] when another process uses the store directory.
 var ErrStoreLocked = errors.New("store directory is in use by another process")
 
+// embedded is the server inside. It is started anew when its store has failed: nats-server gives a stream up for good
+// at the first write that the disk refuses, and JetStream as a whole at some.
+type embedded struct {
+	log    *slog.Logger
+	dir    string
+	unlock func() error
+	stop   chan struct{} // ends guard
+	done   chan struct{} // guard has ended
+
+	mu     sync.Mutex
+	server *server.Server
+	opts   *server.Options
+	logger *serverLogger
+}
+
+const (
+	// guardEvery is how often the store is looked after, failingFor how long the log must have refused what is appended for
+	// it to be taken for broken without the server saying so.
+	guardEvery = time.Second
+	failingFor = 20 * time.Second
+	// probeSize is what must fit onto the disk again before the server is started anew.
+	probeSize = 4 << 20
+)
+
 func (b *Bus) startEmbedded() error {
 	cfg := b.cfg.Embedded
 	if err := os.MkdirAll(cfg.StoreDir, 0o700); err != nil {
@@ -50,19 +75,34 @@ func (b *Bus) startEmbedded() error {
 	if err != nil {
 		return fmt.Errorf("nats.embedded.store_dir %s: %w", cfg.StoreDir, err)
 	}
-	b.unlock = unlock
-
 	opts, err := serverOptions(b.cfg)
 	if err != nil {
+		return errors.Join(err, unlock())
+	}
+	b.embedded = &embedded{
+		log: b.log, dir: cfg.StoreDir, unlock: unlock, stop: make(chan struct{}), done: make(chan struct{}), opts: opts,
+	}
+	if err := b.embedded.start(); err != nil {
+		close(b.embedded.done)
 		return err
 	}
+	go func() {
+		defer close(b.embedded.done)
+		b.embedded.guard(b.failingSince)
+	}()
+	return nil
+}
+
+// start starts the server; mu is held, or nobody else knows of it yet.
+func (e *embedded) start() error {
+	opts := e.opts.Clone()
 	s, err := server.NewServer(opts)
 	if err != nil {
 		return err
 	}
-	logger := &serverLogger{log: b.log.With("component", "nats-server")}
+	logger := &serverLogger{log: e.log.With("component", "nats-server")}
 	s.SetLoggerV2(logger, false, false, false)
-	b.embedded = s
+	e.server, e.logger = s, logger
 	go s.Start()
 	deadline := time.Now().Add(readyTimeout)
 	for !s.ReadyForConnections(100 * time.Millisecond) {
@@ -76,7 +116,94 @@ func (b *Bus) startEmbedded() error {
 	if !s.JetStreamEnabled() {
 		return errors.New("JetStream did not start; see the log above")
 	}
+	if addr, ok := s.Addr().(*net.TCPAddr); ok && !opts.DontListen {
+		e.opts.Port = addr.Port // the same after a restart, also if it was chosen by the system
+	}
 	return nil
+}
+
+// InProcessConn is how the client of this process connects, to whichever server runs.
+func (e *embedded) InProcessConn() (net.Conn, error) {
+	return e.current().InProcessConn()
+}
+
+func (e *embedded) current() *server.Server {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.server
+}
+
+// guard starts the server anew when its store has failed and the disk takes writes again.
+func (e *embedded) guard(failingSince func() time.Time) {
+	ticker := time.NewTicker(guardEvery)
+	defer ticker.Stop()
+	said, started := false, time.Now()
+	for {
+		select {
+		case <-ticker.C:
+		case <-e.stop:
+			return
+		}
+		since := failingSince()
+		if !e.broken() && (since.IsZero() || time.Since(since) < failingFor || time.Since(started) < failingFor) {
+			said = false
+			continue
+		}
+		if err := probeDisk(e.dir); err != nil {
+			if !said {
+				said = true
+				e.log.Error("the store cannot be written, the sources wait until it can: make room on its disk", "store_dir", e.dir, "error", err)
+			}
+			continue
+		}
+		e.log.Warn("the store had failed and its disk takes writes again: the embedded nats-server is started anew")
+		if err := e.restart(); err != nil {
+			e.log.Error("the embedded nats-server does not start, trying on", "error", err)
+		}
+		started = time.Now()
+	}
+}
+
+// broken tells whether the server has given its store up.
+func (e *embedded) broken() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.logger.storeFailed.Load() || !e.server.JetStreamEnabled()
+}
+
+func (e *embedded) restart() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.server.Shutdown()
+	e.server.WaitForShutdown()
+	return e.start()
+}
+
+// close stops the server and gives the directory free.
+func (e *embedded) close() error {
+	close(e.stop)
+	<-e.done
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.server != nil {
+		e.server.Shutdown()
+		e.server.WaitForShutdown()
+	}
+	return e.unlock()
+}
+
+// probeDisk writes a file and removes it.
+func probeDisk(dir string) error {
+	f, err := os.CreateTemp(dir, "probe-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(make([]byte, probeSize))
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
 }
 
 func serverOptions(cfg Config) (*server.Options, error) {
@@ -118,16 +245,11 @@ func serverOptions(cfg Config) (*server.Options, error) {
 }
 
 func (b *Bus) shutdownEmbedded() error {
-	if b.embedded != nil {
-		b.embedded.Shutdown()
-		b.embedded.WaitForShutdown()
-		b.embedded = nil
-	}
-	if b.unlock == nil {
+	if b.embedded == nil {
 		return nil
 	}
-	err := b.unlock()
-	b.unlock = nil
+	err := b.embedded.close()
+	b.embedded = nil
 	return err
 }
 
@@ -135,16 +257,27 @@ func (b *Bus) shutdownEmbedded() error {
 type serverLogger struct {
 	log   *slog.Logger
 	fatal atomic.Pointer[string]
+	// storeFailed is set by what the server says when a write fails: it tells nobody else, a stream just stops answering.
+	storeFailed atomic.Bool
 }
 
 func (l *serverLogger) Noticef(f string, v ...any) { l.log.Debug(trim(f, v)) }
-func (l *serverLogger) Warnf(f string, v ...any)   { l.log.Warn(trim(f, v)) }
-func (l *serverLogger) Errorf(f string, v ...any)  { l.log.Error(trim(f, v)) }
+func (l *serverLogger) Warnf(f string, v ...any)   { l.log.Warn(l.heard(trim(f, v))) }
+func (l *serverLogger) Errorf(f string, v ...any)  { l.log.Error(l.heard(trim(f, v))) }
 func (l *serverLogger) Debugf(string, ...any)      {}
 func (l *serverLogger) Tracef(string, ...any)      {}
 func (l *serverLogger) Fatalf(f string, v ...any) {
 	msg := trim(f, v)
 	l.fatal.Store(&msg)
+}
+
+func (l *serverLogger) heard(text string) string {
+	for _, sign := range []string{"no space left", "failed to store a msg", "will be DISABLED", "disabling JetStream"} {
+		if strings.Contains(text, sign) {
+			l.storeFailed.Store(true)
+		}
+	}
+	return text
 }
 
 func trim(f string, v []any) string { return strings.TrimSpace(fmt.Sprintf(f, v...)) }

@@ -98,6 +98,7 @@ func (b *Bus) Append(ctx context.Context, e *event.Event, messageID string, last
 	ack, err := b.js.PublishMsg(ctx, msg, opts...)
 	if err == nil {
 		b.failed.Store(0)
+		b.failing.Store(0)
 		b.metrics.publishSeconds.Observe(time.Since(start).Seconds())
 		return Ack{Sequence: ack.Sequence, Duplicate: ack.Duplicate}, nil
 	}
@@ -106,6 +107,7 @@ func (b *Bus) Append(ctx context.Context, e *event.Event, messageID string, last
 		return Ack{}, fmt.Errorf("%w: %w", ErrConflict, err)
 	}
 	b.failed.Store(time.Now().UnixNano())
+	b.failing.CompareAndSwap(0, start.UnixNano())
 	return Ack{}, fmt.Errorf("publish: %w", err)
 }
 
@@ -113,6 +115,14 @@ func (b *Bus) Append(ctx context.Context, e *event.Event, messageID string, last
 func (b *Bus) Writable() bool {
 	at := b.failed.Load()
 	return at == 0 || time.Since(time.Unix(0, at)) > 2*ackTimeout
+}
+
+// failingSince is the begin of the first append that failed since one did not; zero if the last one did not fail.
+func (b *Bus) failingSince() time.Time {
+	if at := b.failing.Load(); at != 0 && !b.Writable() {
+		return time.Unix(0, at)
+	}
+	return time.Time{}
 }
 
 // Reserve takes the place of an event among those in flight, over all sources: this is how a slow log slows them. It

@@ -73,7 +73,9 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	if err == nil {
 		// Nothing more may come after all is there.
 		w.pause(ctx, 1500*time.Millisecond, 0)
-		err = w.judge(ctx)
+		again, cancel := context.WithTimeout(ctx, 20*time.Second) // one of the servers may not answer yet
+		defer cancel()
+		err = until(again, func() error { return w.judge(again) })
 	}
 	if err != nil {
 		w.report.Failure = err.Error()
