@@ -329,11 +329,11 @@ func (s *stream) page(ctx context.Context, w window) (nex.Payload, error) {
 		return nex.Payload{}, err
 	}
 	select {
-	case s.fetches <- struct{}{}:
+	case s.shared.fetches <- struct{}{}:
 	case <-ctx.Done():
 		return nex.Payload{}, ctx.Err()
 	}
-	defer func() { <-s.fetches }()
+	defer func() { <-s.shared.fetches }()
 	return s.cfg.Client.Insights(ctx, s.workspace.Key, nex.Query{From: w.from, To: w.to, Limit: pageLimit})
 }
 

@@ -38,6 +38,7 @@ type Config struct {
 	MaxAge            time.Duration // of the log; what is older is not fetched. 0 = no limit
 	MaxDials          int           // 64 connection attempts at once, over all streams
 	MaxFetches        int           // 32 REST requests at once, over all streams
+	DialsPerSecond    int           // 500 connection attempts a second, over all streams
 	Now               func() time.Time
 }
 
@@ -53,8 +54,7 @@ type Manager struct {
 	cfg     Config
 	log     *slog.Logger
 	metrics *metrics
-	dials   chan struct{}
-	fetches chan struct{}
+	shared  *shared
 
 	mu      sync.Mutex
 	ctx     context.Context // of Run; nil before
@@ -82,12 +82,13 @@ func NewManager(cfg Config) *Manager {
 	cfg.IdentityWindow = orDefault(cfg.IdentityWindow, 10*time.Minute)
 	cfg.MaxDials = orDefault(cfg.MaxDials, 64)
 	cfg.MaxFetches = orDefault(cfg.MaxFetches, 32)
+	cfg.DialsPerSecond = orDefault(cfg.DialsPerSecond, 500)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
 	return &Manager{
 		cfg: cfg, log: cfg.Logger.With("component", "stream"), metrics: newMetrics(cfg.Registerer),
-		dials: make(chan struct{}, cfg.MaxDials), fetches: make(chan struct{}, cfg.MaxFetches), running: map[string]*running{}, ending: map[string]*running{},
+		shared: newShared(&cfg), running: map[string]*running{}, ending: map[string]*running{},
 	}
 }
 
@@ -179,7 +180,7 @@ func (m *Manager) start(w Workspace, before *running) {
 	m.running[w.Token] = r
 	log := m.log.With("workspace", w.Token)
 	s := &stream{
-		cfg: &m.cfg, workspace: w, log: log, dials: m.dials, fetches: m.fetches, count: r.count, gap: newGap(m.cfg.GapOverlap),
+		cfg: &m.cfg, workspace: w, log: log, shared: m.shared, count: r.count, gap: newGap(m.cfg.GapOverlap),
 		limiter: rate.NewLimiter(requestsPerSecond, requestBurst),
 	}
 	s.publisher = newPublisher(m.cfg.Bus, log, r.count, m.cfg.Now, s.gap.surprise)

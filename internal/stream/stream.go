@@ -50,8 +50,7 @@ type stream struct {
 	cfg       *Config
 	workspace Workspace
 	log       *slog.Logger
-	dials     chan struct{} // a place for each connection attempt under way, over all streams
-	fetches   chan struct{} // and one for each REST request
+	shared    *shared
 	count     *counters
 	publisher *publisher
 	limiter   *rate.Limiter
@@ -141,8 +140,13 @@ func (s *stream) hold(ctx context.Context) {
 		next := s.cfg.Now().Add(delay)
 		s.count.enter(state, s.cfg.Now())
 		s.count.update(func(st *Status) { st.NextAttempt = &next })
+		var back <-chan struct{}
+		if unreachable(err) {
+			back = s.shared.failed()
+		}
 		select {
 		case <-time.After(delay):
+		case <-back:
 		case <-ctx.Done():
 			return
 		}
@@ -162,6 +166,15 @@ func (s *stream) pause(err error, wait *backoff.ExponentialBackOff) (State, time
 		}
 	}
 	return StateWaiting, wait.NextBackOff()
+}
+
+// unreachable tells whether Nex did not answer at all, or only that it cannot: what ends for all streams at once.
+func unreachable(err error) bool {
+	var answer *nex.Error
+	if errors.As(err, &answer) {
+		return answer.Temporary() && !answer.HasRetryAfter
+	}
+	return true
 }
 
 // fail says what is wrong, once for as long as it stays the same.
@@ -214,13 +227,20 @@ func (s *stream) session(ctx context.Context) (lived, retry time.Duration, err e
 }
 
 func (s *stream) dial(ctx context.Context) (*nex.Feed, error) {
+	if err := s.shared.dialRate.Wait(ctx); err != nil {
+		return nil, err
+	}
 	select {
-	case s.dials <- struct{}{}:
+	case s.shared.dials <- struct{}{}:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	defer func() { <-s.dials }()
-	return s.cfg.Client.Stream(ctx, s.workspace.Key)
+	defer func() { <-s.shared.dials }()
+	feed, err := s.cfg.Client.Stream(ctx, s.workspace.Key)
+	if err == nil {
+		s.shared.succeeded()
+	}
+	return feed, err
 }
 
 // accompany waits for Nex's greeting beside reading, says so, and has the gap before this connection filled.

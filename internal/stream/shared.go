@@ -1,0 +1,52 @@
+package stream
+
+import (
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// outage is how long no stream may have come up, while some tried, for Nex to count as having been away.
+const outage = 3 * time.Second
+
+// shared is what the streams of a replica have in common: what they may ask of Nex together, and the news that it is
+// back. Alone, a stream that has waited for long would wait on after an outage is over; all at once they would be the
+// next one.
+type shared struct {
+	dials    chan struct{} // a place for each connection attempt under way
+	dialRate *rate.Limiter
+	fetches  chan struct{} // a place for each REST request
+
+	mu     sync.Mutex
+	lastUp time.Time     // when a stream last came up
+	tried  bool          // one failed since
+	back   chan struct{} // closed when Nex is back
+}
+
+func newShared(cfg *Config) *shared {
+	return &shared{
+		dials: make(chan struct{}, cfg.MaxDials), fetches: make(chan struct{}, cfg.MaxFetches),
+		dialRate: rate.NewLimiter(rate.Limit(cfg.DialsPerSecond), cfg.MaxDials), back: make(chan struct{}),
+	}
+}
+
+// failed notes that Nex could not be reached, and answers what is closed when it can again.
+func (s *shared) failed() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tried = true
+	return s.back
+}
+
+// succeeded notes that a stream came up. After an outage all that wait try at once, as fast as dialRate lets them.
+func (s *shared) succeeded() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if s.tried && now.Sub(s.lastUp) >= outage {
+		close(s.back)
+		s.back = make(chan struct{})
+	}
+	s.lastUp, s.tried = now, false
+}
