@@ -81,8 +81,8 @@ func newTransport(timeout time.Duration) *http.Transport {
 		Protocols:             protocols,
 		MaxIdleConnsPerHost:   64, // for REST; streams are never idle
 		IdleConnTimeout:       90 * time.Second,
-		WriteBufferSize:       1 << 10, // requests are small, and there is a buffer per stream
-		ReadBufferSize:        4 << 10,
+		WriteBufferSize:       1 << 9, // requests are small, and there is a buffer per stream
+		ReadBufferSize:        1 << 10,
 		DisableCompression:    true, // a compressed stream would arrive when its compressor pleases
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/tmaxmax/go-sse"
@@ -22,15 +23,18 @@ type Frame struct {
 }
 
 const (
-	readBuffer = 4 << 10
-	// keepBuffer is how large a stream's buffer may stay between events: one large event must not cost its size for as long
-	// as the stream lives.
-	keepBuffer = 16 << 10
+	readBuffer = 2 << 10
+	// keepBuffer is how large a buffer may be to be used again.
+	keepBuffer = 64 << 10
 	// cutSize is how much of an event that is too large is kept to show.
 	cutSize = 64 << 10
 	// retryLimit bounds the retry field: a server does not decide that we stay away for hours.
 	retryLimit = 10 * time.Minute
 )
+
+// buffers are for the event that is being read. A stream has one only in the middle of an event: thousands of quiet streams
+// must not keep what their largest event needed.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // framer cuts a stream into events and hands each whole event to go-sse for its fields. go-sse alone would scan a large
 // event again with every read, end the stream at one that is too large, wait for one byte more after a CR, and show
@@ -103,6 +107,9 @@ func (f *framer) add(b []byte) {
 		return
 	}
 	if f.size <= f.max {
+		if f.event == nil {
+			f.event = *buffers.Get().(*[]byte)
+		}
 		f.event = append(f.event, b...)
 		return
 	}
@@ -130,6 +137,9 @@ func (f *framer) endLine() (frame Frame, ok bool) {
 	if line[0] == ':' {
 		f.comment(strings.TrimPrefix(string(line[1:min(len(line), 1024)]), " "))
 		f.event, f.size = f.event[:f.line], f.size-len(line) // no part of the event
+		if f.size == 0 {
+			f.release()
+		}
 		return Frame{}, false
 	}
 	if value, found := bytes.CutPrefix(line, []byte("retry:")); found {
@@ -157,11 +167,18 @@ func (f *framer) dispatch() (frame Frame, ok bool) {
 		}
 		ok = f.skip || len(frame.Data) > 0
 	}
-	f.event, f.line, f.size, f.skip = f.event[:0], 0, 0, false
-	if cap(f.event) > keepBuffer {
-		f.event = nil
-	}
+	f.line, f.size, f.skip = 0, 0, false
+	f.release()
 	return frame, ok
+}
+
+// release gives the buffer back.
+func (f *framer) release() {
+	if 0 < cap(f.event) && cap(f.event) <= keepBuffer {
+		empty := f.event[:0]
+		buffers.Put(&empty)
+	}
+	f.event = nil
 }
 
 // parseEvent reads the fields of one whole event.

@@ -334,7 +334,15 @@ func (s *stream) page(ctx context.Context, w window) (nex.Payload, error) {
 		return nex.Payload{}, ctx.Err()
 	}
 	defer func() { <-s.shared.fetches }()
-	return s.cfg.Client.Insights(ctx, s.workspace.Key, nex.Query{From: w.from, To: w.to, Limit: pageLimit})
+	// In a goroutine of its own, whose stack goes with it: what decoding needs would stay with each stream.
+	var payload nex.Payload
+	var err error
+	var one sync.WaitGroup
+	one.Go(func() {
+		payload, err = s.cfg.Client.Insights(ctx, s.workspace.Key, nex.Query{From: w.from, To: w.to, Limit: pageLimit})
+	})
+	one.Wait()
+	return payload, err
 }
 
 // retryPage tells whether a request that failed is to be made again, and when.
