@@ -173,7 +173,7 @@ func (b *Bus) tail(ctx context.Context, filter string, state jetstream.StreamSta
 	case held > 0 && held <= 2*n:
 		step = last - first + 1
 	case held > 0:
-		step = max(step, (last-first+1)/held*2*n)
+		step = max(step, (last-first+1)/held*(n+n/4)) // as if they were spread evenly
 	}
 	tooFew := last + 1
 	for {

@@ -173,7 +173,6 @@ func TestStorm(t *testing.T) {
 	time.Sleep(20 * time.Second) // let the first gap checks pass
 	before, _ := memory(t, s.relays[0])
 	t.Logf("memory %d MB, %.1f KB a stream", before, float64(before)*1024/float64(s.n))
-	s.mem()
 	for _, away := range []time.Duration{0, 30 * time.Second} {
 		resetHighest(s.relays[0])
 		s.nex.kill()
@@ -186,7 +185,6 @@ func TestStorm(t *testing.T) {
 		now, highest := memory(t, s.relays[0])
 		t.Logf("away for %v: last stream back after %v; memory %d MB, %d MB at most (%+.0f %%)", away, took.Round(100*time.Millisecond), now, highest,
 			100*float64(highest-before)/float64(before))
-		s.mem()
 		if took > time.Minute {
 			t.Errorf("the last stream was back after %v", took)
 		}
@@ -229,10 +227,4 @@ func TestThreeReplicas(t *testing.T) {
 	}
 	s.up(time.Minute)
 	t.Logf("started again: it had its share after %v", time.Since(began).Round(100*time.Millisecond))
-}
-
-func (s *scaled) mem() {
-	for _, m := range []string{"go_memstats_heap_alloc_bytes", "go_memstats_heap_inuse_bytes", "go_memstats_heap_idle_bytes", "go_memstats_heap_released_bytes", "go_memstats_stack_inuse_bytes", "go_goroutines", "go_memstats_next_gc_bytes", "go_memstats_sys_bytes"} {
-		s.t.Logf("  %s %d", m, s.metric(m))
-	}
 }

@@ -81,6 +81,7 @@ type Table struct {
 	free     map[string]time.Time // since when a wanted name is seen without a holder
 	busy     map[string]bool      // a write waits or is under way
 	leaving  map[string]time.Time // given up for another: since when
+	shown    map[string]bool      // Held has named it, so that there is work on it, which ends with Done
 	ended    map[string]bool      // work on it has ended
 	queue    []job
 	workers  int
@@ -121,7 +122,7 @@ func New(cfg Config) *Table {
 		changed: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 		replica: keySafe(cfg.Replica), nonce: newNonce(), want: map[string]bool{}, digest: digest(nil),
 		sessions: map[string]session{}, leases: map[string]held{}, free: map[string]time.Time{}, busy: map[string]bool{},
-		leaving: map[string]time.Time{}, ended: map[string]bool{},
+		leaving: map[string]time.Time{}, ended: map[string]bool{}, shown: map[string]bool{},
 	}
 }
 
@@ -174,7 +175,7 @@ func (t *Table) Held() map[string]bool {
 	}
 	for n := range t.want {
 		if _, going := t.leaving[n]; !going && t.mine(n) {
-			out[n] = true
+			out[n], t.shown[n] = true, true
 		}
 	}
 	return out
@@ -209,6 +210,7 @@ func (t *Table) Done(name string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.ended[name] = true
+	delete(t.shown, name)
 	t.giveBack(name)
 }
 
@@ -536,8 +538,10 @@ func (t *Table) share(now time.Time) {
 			delete(t.leaving, n)
 		}
 	}
-	for n := range t.ended {
-		t.giveBack(n)
+	for n, ended := range t.ended {
+		if ended {
+			t.giveBack(n)
+		}
 	}
 	for n := range t.want {
 		l, taken := t.leases[n]
@@ -550,6 +554,7 @@ func (t *Table) share(now time.Time) {
 			}
 			if first(n, same) != t.replica {
 				t.leaving[n] = now
+				t.ended[n] = !t.shown[n]
 				signal(t.changed)
 			}
 		case taken && t.valid(l):
@@ -560,6 +565,7 @@ func (t *Table) share(now time.Time) {
 	}
 	for n := range t.leases {
 		if t.mine(n) && !t.want[n] {
+			t.ended[n] = !t.shown[n]
 			signal(t.changed) // who works on it ends, and says so with Done
 		}
 	}

@@ -46,7 +46,7 @@ type wire struct {
 	open map[net.Conn]bool
 }
 
-// SetCustomDialer's form.
+// Dial makes it a dialer of nats.go.
 func (w *wire) Dial(network, _ string) (net.Conn, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -75,13 +75,18 @@ func (w *wire) set(cut bool) {
 type replica struct {
 	t *testing.T
 	*lease.Table
-	wire   *wire
-	stop   func()
-	worker sync.WaitGroup
+	wire *wire
+	stop func()
 }
 
 // start runs a replica whose worker ends its work as soon as it is told to.
 func start(t *testing.T, s *server.Server, name string, want []string) *replica {
+	t.Helper()
+	return launch(t, s, name, want, false)
+}
+
+// launch runs one that is idle: it never asks what it holds.
+func launch(t *testing.T, s *server.Server, name string, want []string, idle bool) *replica {
 	t.Helper()
 	r := &replica{t: t, wire: &wire{to: s.Addr().String(), open: map[net.Conn]bool{}}}
 	nc, err := nats.Connect(s.ClientURL(), nats.SetCustomDialer(r.wire), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond),
@@ -102,7 +107,9 @@ func start(t *testing.T, s *server.Server, name string, want []string) *replica 
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var run sync.WaitGroup
 	run.Go(func() { _ = r.Run(ctx) })
-	run.Go(func() { r.work(ctx) })
+	if !idle {
+		run.Go(func() { r.work(ctx) })
+	}
 	var once sync.Once
 	r.stop = func() { once.Do(func() { cancel(); run.Wait(); nc.Close() }) }
 	t.Cleanup(r.stop)
@@ -220,6 +227,22 @@ func TestRestartUnderTheSameName(t *testing.T) {
 	settled(t, names(9), 1, a, again)
 	if a.Replica() == again.Replica() {
 		t.Error("both are called", a.Replica())
+	}
+}
+
+// A name can be taken and given up again before anybody has asked for it: nobody works on it, so nobody says that the work
+// has ended.
+func TestHandoverOfWhatNobodyAskedFor(t *testing.T) {
+	t.Parallel()
+	s := startNATS(t)
+	want := names(20)
+	a := launch(t, s, "a", want, true)
+	for a.Holder("ws-19") == "" || a.Holder("ws-0") == "" {
+		time.Sleep(10 * time.Millisecond) // polls
+	}
+	b := start(t, s, "b", want)
+	for len(b.Held()) < 3 {
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 

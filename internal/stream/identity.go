@@ -10,8 +10,9 @@ import (
 )
 
 const (
-	// leastKnown is how many of a workspace's newest insights are read back at least: far more than a replay brings again.
-	leastKnown = 128
+	// leastKnown is how many of a workspace's newest insights are read back at least: more than a replay brings again. For
+	// a workspace that seldom writes they lie far apart in the log, and reading them costs the server all that lies between.
+	leastKnown = 64
 	// maxKnown bounds those remembered: 15 minutes of an overlap and a window at 70 insights a second, about 6 MB. What is
 	// older is looked up in the log.
 	maxKnown = 1 << 16
