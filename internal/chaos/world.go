@@ -1,3 +1,5 @@
+//go:build unix
+
 // Package chaos is the fault harness: it starts the relay, the Nex simulator and nats-server as processes, injects a
 // random sequence of faults that a seed decides, lets it settle, and checks what the relay promises: every insight that
 // was emitted is in the log once, and every endpoint got every event.
