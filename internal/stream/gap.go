@@ -62,14 +62,14 @@ func (g *gap) notice(emitted time.Time) {
 }
 
 // surprise hears of an insight that came over the stream and was new. One that is older than what was thought complete
-// says that it was not, as when Nex's clock was set back: the gap begins with it.
+// says that it was not, as when Nex's clock was set back: the gap begins with it, less the overlap.
 func (g *gap) surprise(emitted time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if emitted.IsZero() || emitted.Before(g.floor) || !emitted.Before(g.completeTo.Add(-g.overlap)) {
 		return
 	}
-	g.completeTo = emitted.Add(g.overlap)
+	g.completeTo = emitted
 	g.surprises++
 	signal(g.again)
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/nex-crm/relay/internal/bus"
@@ -198,6 +199,51 @@ func TestSubjectWithoutItsNewest(t *testing.T) {
 		t.Error("not published after the log was emptied")
 	}
 	if texts, total := inLog(t, b); total != 1 || len(texts) != 1 {
+		t.Errorf("%d in the log", total)
+	}
+}
+
+// The log is at its limit and refuses: the source waits, and goes on when there is room.
+func TestLogAtItsLimit(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	s, err := b.JetStream().Stream(t.Context(), bus.StreamNex)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit := func(most int64) {
+		t.Helper()
+		cfg := s.CachedInfo().Config
+		cfg.MaxMsgs, cfg.Discard = most, jetstream.DiscardNew
+		if _, err := b.JetStream().UpdateStream(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit(5)
+	w := newWriter(t, b, leastKnown, time.Time{})
+	put := make(chan int64)
+	go func() {
+		var list []*event.Event
+		for i := range 20 {
+			list = append(list, form(fmt.Sprint("text ", i), "", time.Now()))
+		}
+		put <- w.put(false, list...)
+	}()
+	for {
+		info, err := s.Info(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.State.Msgs == 5 && !b.Writable() {
+			break
+		}
+		time.Sleep(10 * time.Millisecond) // polls
+	}
+	limit(-1)
+	if fresh := <-put; fresh != 20 {
+		t.Errorf("%d new", fresh)
+	}
+	if texts, total := inLog(t, b); total != 20 || len(texts) != 20 {
 		t.Errorf("%d in the log", total)
 	}
 }

@@ -108,7 +108,7 @@ func (b *bench) start(workspaces ...Workspace) {
 }
 
 // run runs a manager until the function that it returns is called.
-func run(t *testing.T, m *Manager) (stop func()) {
+func run(t *testing.T, m interface{ Run(context.Context) error }) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- m.Run(ctx) }()

@@ -1,0 +1,171 @@
+package stream
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nex-crm/relay/internal/event"
+	"github.com/nex-crm/relay/internal/lease"
+	"github.com/nex-crm/relay/internal/nex"
+	"github.com/nex-crm/relay/internal/nexsim"
+)
+
+func TestSplitAt(t *testing.T) {
+	t.Parallel()
+	base := time.Date(2026, 2, 5, 10, 0, 0, 0, time.UTC)
+	page := func(from, every time.Duration) []nex.Insight {
+		list := make([]nex.Insight, pageLimit)
+		for i := range list {
+			list[i].Time = base.Add(from + time.Duration(i)*every)
+		}
+		return list
+	}
+	hour := window{base, base.Add(time.Hour)}
+	for name, c := range map[string]struct {
+		w    window
+		page []nex.Insight
+		want time.Duration
+	}{
+		"the newest of many":       {hour, page(50*time.Minute, 6*time.Second), 51 * time.Minute},
+		"the oldest of many":       {hour, page(0, 6*time.Second), 9 * time.Minute},
+		"all at the end":           {hour, page(time.Hour-time.Second, 0), time.Hour - time.Second},
+		"all at the begin":         {hour, page(0, 0), 30 * time.Minute},
+		"no times":                 {hour, make([]nex.Insight, pageLimit), 30 * time.Minute},
+		"times outside the window": {hour, page(-time.Hour, time.Second), 30 * time.Minute},
+		"two seconds":              {window{base, base.Add(2 * time.Second)}, page(0, 10*time.Millisecond), time.Second},
+	} {
+		if got := splitAt(c.w, c.page); !got.Equal(base.Add(c.want)) {
+			t.Errorf("%s: %v, want %v", name, got.Sub(base), c.want)
+		}
+	}
+}
+
+// Nex's clock is set back by more than the overlap while nobody listens: what was emitted then seems older than what was
+// complete.
+func TestClockOfNexSetBack(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nexsim.Options{})
+	b.cfg.GapOverlap, b.cfg.Backfill = time.Minute, 24*time.Hour
+	b.start(workspace("acme"))
+	b.connected("acme", 1)
+	b.sim.Emit("acme", 5)
+	b.exactly("acme")
+	b.news("acme", event.GapFilled, 1)
+	b.stop()
+	b.sim.JumpClock(-time.Hour)
+	for range 20 {
+		b.sim.Emit("acme", 4) // more than a replay holds
+	}
+	b.start(workspace("acme"))
+	b.exactly("acme")
+}
+
+// And forward, by more than the overlap.
+func TestClockOfNexSetForward(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nexsim.Options{})
+	b.cfg.GapOverlap = time.Minute
+	b.start(workspace("acme"))
+	b.connected("acme", 1)
+	b.news("acme", event.GapFilled, 1)
+	b.stop()
+	b.sim.JumpClock(time.Hour)
+	for range 20 {
+		b.sim.Emit("acme", 4)
+	}
+	b.start(workspace("acme"))
+	b.sim.Emit("acme", 1) // the replay or this one tells how late it is at Nex
+	b.cfg.GapCheckInterval = 50 * time.Millisecond
+	b.start(workspace("acme"))
+	b.exactly("acme")
+}
+
+// Connections that break sooner than a gap takes to be filled.
+func TestGapIsFilledOverManyConnections(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nexsim.Options{})
+	b.cfg.Backfill = time.Hour
+	list := make([]nexsim.Insight, 900)
+	for i := range list {
+		list[i] = nexsim.Insight{Type: "risk", Content: fmt.Sprint("text ", i), CreatedAt: time.Now().Add(-time.Duration(i) * 3 * time.Second).UTC()}
+	}
+	b.sim.EmitInsights("acme", list...)
+	b.start(workspace("acme"))
+	done := make(chan struct{})
+	var breaker sync.WaitGroup
+	breaker.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(300 * time.Millisecond):
+				b.sim.Drop("acme", true)
+			}
+		}
+	})
+	b.exactly("acme")
+	close(done)
+	breaker.Wait()
+}
+
+// Two replicas with a key each of the same workspace, of which one holds it at a time.
+func TestHandover(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nexsim.Options{Workspaces: []nexsim.Workspace{{Slug: "acme"}, {Slug: "globex"}, {Slug: "initech"}}})
+	for _, slug := range []string{"acme", "globex", "initech"} {
+		if err := b.sim.SetKey(slug, nexsim.Key{Token: "second-" + slug, Scopes: []string{nexsim.ScopeInsights}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	replica := func(name, prefix string) (*Manager, func()) {
+		table := lease.New(lease.Config{Bucket: b.bus.Leases(), Replica: name, Logger: slog.New(slog.DiscardHandler), TTL: 3 * time.Second})
+		cfg := b.cfg
+		cfg.Bus, cfg.Leases = b.bus, table
+		m := NewManager(cfg)
+		var list []Workspace
+		for _, slug := range []string{"acme", "globex", "initech"} {
+			w := workspace(slug)
+			if prefix != "" {
+				w.Key = prefix + slug
+			}
+			list = append(list, w)
+		}
+		m.Apply(list)
+		stopTable := run(t, table)
+		stopManager := run(t, m)
+		return m, func() { stopManager(); stopTable() }
+	}
+	emit := func() {
+		for range 5 { // all of them fewer than Nex gives for one second
+			for _, slug := range []string{"acme", "globex", "initech"} {
+				b.sim.Emit(slug, 2)
+			}
+		}
+	}
+	first, stopFirst := replica("a", "")
+	defer stopFirst()
+	b.eventually("the first holds all", func() bool { return first.Connected() == 3 })
+	emit()
+	second, stopSecond := replica("b", "second-")
+	defer stopSecond()
+	emit()
+	b.eventually("they share", func() bool {
+		return first.Connected()+second.Connected() == 3 && second.Connected() > 0 && first.Running()+second.Running() == 3
+	})
+	emit()
+	for _, s := range first.Status() {
+		if s.State == StateElsewhere && s.Replica != "b" {
+			t.Errorf("%s is held by %q", s.Token, s.Replica)
+		}
+	}
+	stopFirst()
+	emit()
+	b.eventually("the second holds all", func() bool { return second.Connected() == 3 })
+	emit()
+	for _, slug := range []string{"acme", "globex", "initech"} {
+		b.exactly(slug)
+	}
+}
