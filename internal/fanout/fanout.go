@@ -272,7 +272,6 @@ func (f *Fanout) handleEvent(ctx context.Context, m jetstream.Msg) {
 	}
 	h := f.hold(ctx, m, len(ev.data), len(endpoints))
 	if h == nil {
-		_ = m.Nak()
 		return
 	}
 	for _, e := range endpoints {

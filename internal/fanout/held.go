@@ -32,21 +32,45 @@ type delivery struct {
 
 // held is a message of a consumer that is acknowledged when all its deliveries are settled: answered, or stored.
 type held struct {
-	msg    jetstream.Msg
+	key    heldKey
 	weight int64
 	since  time.Time
 	open   atomic.Int32
 	set    *heldSet
 	free   func(int64)
+
+	msg jetstream.Msg // the newest delivery of it; guarded by set.mu
 }
 
-// hold takes responsibility for m. It waits while too many bytes are held, and answers nil if ctx ends meanwhile.
+// heldKey is a message's place: JetStream brings it again there. The time tells it from one of a stream that was made anew.
+type heldKey struct {
+	stream   string
+	sequence uint64
+	stored   int64 // Unix nanoseconds
+}
+
+// maxSettled bounds the messages that are remembered after they were settled: about 3 MB, and all that can come again after
+// an outage of NATS, where maxAckPending may be on their way.
+const maxSettled = maxAckPending
+
+// hold takes responsibility for m. It waits while too many bytes are held, and answers nil if ctx ends meanwhile or if the
+// message came again although it is being worked on, or was: acknowledgements get lost with connections and servers.
 func (f *Fanout) hold(ctx context.Context, m jetstream.Msg, size, deliveries int) *held {
-	weight := min(int64(max(size, heldWeight)), maxHeldBytes)
-	if f.heldBytes.Acquire(ctx, weight) != nil {
+	meta, err := m.Metadata()
+	if err != nil {
+		_ = m.Term() // nothing of JetStream's
 		return nil
 	}
-	h := &held{msg: m, weight: weight, since: time.Now(), set: &f.held, free: f.heldBytes.Release}
+	key := heldKey{meta.Stream, meta.Sequence.Stream, meta.Timestamp.UnixNano()}
+	if meta.NumDelivered > 1 && f.held.cameAgain(key, m) {
+		return nil
+	}
+	weight := min(int64(max(size, heldWeight)), maxHeldBytes)
+	if f.heldBytes.Acquire(ctx, weight) != nil {
+		_ = m.Nak()
+		return nil
+	}
+	h := &held{key: key, msg: m, weight: weight, since: time.Now(), set: &f.held, free: f.heldBytes.Release}
 	h.open.Store(int32(deliveries))
 	f.held.add(h)
 	return h
@@ -57,44 +81,71 @@ func (h *held) settle() {
 	if h.open.Add(-1) > 0 {
 		return
 	}
-	h.set.remove(h)
+	m := h.set.remove(h)
 	h.free(h.weight)
-	// Should the acknowledgement get lost, the message comes again and its endpoints see it twice: at least once.
-	_ = h.msg.Ack()
+	_ = m.Ack() // should it get lost, the message comes again and is known
 }
 
-// heldSet is every message being worked on.
+// heldSet is every message being worked on, and those that were, the newest of them.
 type heldSet struct {
-	mu  sync.Mutex
-	all map[*held]struct{}
+	mu      sync.Mutex
+	all     map[heldKey]*held
+	settled map[heldKey]struct{}
+	order   []heldKey // of settled, oldest at next once it is full
+	next    int
 }
 
 func (s *heldSet) add(h *held) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.all == nil {
-		s.all = map[*held]struct{}{}
+		s.all, s.settled = map[heldKey]*held{}, map[heldKey]struct{}{}
 	}
-	s.all[h] = struct{}{}
+	s.all[h.key] = h
 }
 
-func (s *heldSet) remove(h *held) {
+// remove notes that h is settled, and answers what to acknowledge.
+func (s *heldSet) remove(h *held) jetstream.Msg {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.all, h)
+	delete(s.all, h.key)
+	if len(s.order) < maxSettled {
+		s.order = append(s.order, h.key)
+	} else {
+		delete(s.settled, s.order[s.next])
+		s.order[s.next] = h.key
+		s.next = (s.next + 1) % maxSettled
+	}
+	s.settled[h.key] = struct{}{}
+	return h.msg
+}
+
+// cameAgain tells whether a message is known. One that is settled is acknowledged once more.
+func (s *heldSet) cameAgain(key heldKey, m jetstream.Msg) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h := s.all[key]; h != nil {
+		h.msg = m
+		return true
+	}
+	_, settled := s.settled[key]
+	if settled {
+		_ = m.Ack()
+	}
+	return settled
 }
 
 // inProgress tells JetStream of every message that takes long that it is still being worked on.
 func (s *heldSet) inProgress() {
 	s.mu.Lock()
-	old := make([]*held, 0, len(s.all))
-	for h := range s.all {
+	var old []jetstream.Msg
+	for _, h := range s.all {
 		if time.Since(h.since) >= working/2 {
-			old = append(old, h)
+			old = append(old, h.msg)
 		}
 	}
 	s.mu.Unlock()
-	for _, h := range old {
-		_ = h.msg.InProgress() // one that was settled meanwhile says so, and that is fine
+	for _, m := range old {
+		_ = m.InProgress() // one that was settled meanwhile says so, and that is fine
 	}
 }

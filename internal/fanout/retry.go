@@ -97,7 +97,6 @@ func (f *Fanout) handleDue(ctx context.Context, m jetstream.Msg) {
 	}
 	h := f.hold(ctx, m, len(m.Data()), 1)
 	if h == nil {
-		_ = m.Nak()
 		return
 	}
 	f.hand(ctx, e, &delivery{endpoint: ref.Endpoint, sequence: ref.Sequence, id: ref.ID, attempt: ref.Attempt, held: h})

@@ -1,0 +1,106 @@
+package fanout
+
+import (
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/nex-crm/relay/internal/bus"
+	"github.com/nex-crm/relay/internal/bus/bustest"
+	"github.com/nex-crm/relay/internal/event"
+)
+
+// What JetStream brings again, because an acknowledgement was late or got lost, is not delivered again.
+func TestMessageThatComesAgain(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	for range 2 {
+		e, err := event.News("acme", event.GapFilled, "", nil, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Publish(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg := bus.FanoutConsumer(500*time.Millisecond, 10)
+	c, err := b.JetStream().CreateOrUpdateConsumer(t.Context(), bus.StreamNex, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := func() jetstream.Msg {
+		t.Helper()
+		m, err := c.Next(jetstream.FetchMaxWait(10 * time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	f := &Fanout{heldBytes: semaphore.NewWeighted(maxHeldBytes)}
+	h := f.hold(t.Context(), next(), 1, 2)
+	other := f.hold(t.Context(), next(), 1, 1)
+	if h == nil || other == nil {
+		t.Fatal("a message that comes for the first time is not taken")
+	}
+	for range 2 { // both come again, and are being worked on
+		if f.hold(t.Context(), next(), 1, 1) != nil {
+			t.Error("taken twice")
+		}
+	}
+	h.settle()
+	h.settle()
+	for { // the other comes again and again until it is settled
+		if len(f.held.all) != 1 {
+			t.Fatalf("%d are held", len(f.held.all))
+		}
+		m := next()
+		meta, err := m.Metadata()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if meta.Sequence.Stream != other.key.sequence {
+			t.Fatalf("sequence %d comes again although it was acknowledged", meta.Sequence.Stream)
+		}
+		if f.hold(t.Context(), m, 1, 1) != nil {
+			t.Error("taken again")
+		}
+		if meta.NumDelivered >= 3 {
+			break
+		}
+	}
+	// Its acknowledgement gets lost: what comes after it is settled is acknowledged anew.
+	f.held.remove(other)
+	if f.hold(t.Context(), next(), 1, 1) != nil {
+		t.Error("delivered although it was settled")
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		info, err := c.Info(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.NumAckPending == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d are not acknowledged", info.NumAckPending)
+		}
+	}
+}
+
+func TestSettledIsBounded(t *testing.T) {
+	t.Parallel()
+	var s heldSet
+	for i := range 3 * maxSettled {
+		h := &held{key: heldKey{"NEX", uint64(i), 1}}
+		s.add(h)
+		s.remove(h)
+	}
+	if len(s.settled) != maxSettled || len(s.order) != maxSettled || len(s.all) != 0 {
+		t.Errorf("%d settled, %d in order, %d held", len(s.settled), len(s.order), len(s.all))
+	}
+	if _, known := s.settled[heldKey{"NEX", 3*maxSettled - 1, 1}]; !known {
+		t.Error("the newest is forgotten")
+	}
+}
