@@ -3,6 +3,7 @@
 package chaos
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -124,15 +125,26 @@ func Build(dir string, flags ...string) (Binaries, error) {
 
 var nextPort atomic.Int32
 
-// freePort is below the ports that the system gives to outgoing connections, so that none of those takes it while the
+// listen takes a port below those that the system gives to outgoing connections, so that none of those takes it while the
 // process that listens on it is down.
-func freePort() (int, error) {
+func listen() (net.Listener, error) {
 	for range 10000 {
 		port := 11000 + (os.Getpid()%97*200+int(nextPort.Add(1)))%20000
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			return port, l.Close()
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			return l, nil
 		}
 	}
-	return 0, fmt.Errorf("no free port")
+	return nil, errors.New("no free port")
+}
+
+// freePort is a port for another process to listen on. While it is tried no process is started: a child holds what is
+// open here until it has become another program, and so would keep the port in use.
+func freePort() (int, error) {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	l, err := listen()
+	if err != nil {
+		return 0, err
+	}
+	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }

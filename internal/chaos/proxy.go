@@ -3,7 +3,6 @@
 package chaos
 
 import (
-	"fmt"
 	"net"
 	"sync"
 )
@@ -28,11 +27,7 @@ type link struct {
 }
 
 func newProxy(to string) (*proxy, error) {
-	port, err := freePort()
-	if err != nil {
-		return nil, err
-	}
-	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	l, err := listen()
 	if err != nil {
 		return nil, err
 	}

@@ -3,7 +3,6 @@
 package chaos
 
 import (
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -37,11 +36,7 @@ type receiver struct {
 
 func newReceiver(seed uint64) (*receiver, error) {
 	secret := webhook.GenerateSecret()
-	port, err := freePort()
-	if err != nil {
-		return nil, err
-	}
-	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	l, err := listen()
 	if err != nil {
 		return nil, err
 	}
