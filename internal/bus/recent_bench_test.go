@@ -58,7 +58,7 @@ func BenchmarkRecent(b *testing.B) {
 			runtime.ReadMemStats(&before)
 			found := 0
 			for b.Loop() {
-				r, err := log.Recent(b.Context(), c.workspace, 64, c.since, 1<<16)
+				r, err := log.Recent(b.Context(), c.workspace, 24, c.since, 1<<14)
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -5,20 +5,30 @@ package chaos
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/nex-crm/relay/internal/bus"
+	"github.com/nex-crm/relay/internal/bus/bustest"
+	"github.com/nex-crm/relay/internal/event"
 	"github.com/nex-crm/relay/internal/nexsim"
 )
 
-var scale = flag.Int("chaos.scale", 0, "workspaces of the scale runs; 0 skips them")
+var (
+	scale   = flag.Int("chaos.scale", 0, "workspaces of the scale runs; 0 skips them")
+	logSize = flag.Int("chaos.log", 0, "events in the log of the run that reads it back; 0 skips it")
+)
 
 // scaled is a simulator with many workspaces and some relays on it.
 type scaled struct {
@@ -229,4 +239,120 @@ func TestThreeReplicas(t *testing.T) {
 	}
 	s.up(time.Minute)
 	t.Logf("started again: it had its share after %v", time.Since(began).Round(100*time.Millisecond))
+}
+
+// TestReadBack reads back what a workspace has in a large log, from a server in a process of its own, so that the memory
+// measured is the relay's.
+func TestReadBack(t *testing.T) {
+	if *logSize == 0 {
+		t.Skip("asked for with -chaos.log")
+	}
+	binaries, err := Build(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := t.TempDir()
+	nats := &process{name: "nats", log: filepath.Join(root, "nats.log"), args: []string{
+		binaries.NATS, "-js", "-a", "127.0.0.1", "-p", strconv.Itoa(port), "-sd", filepath.Join(root, "store"),
+	}}
+	t.Cleanup(nats.kill)
+	if err := nats.start(); err != nil {
+		t.Fatal(err)
+	}
+	log := bustest.Open(t, bus.Config{
+		URL: fmt.Sprintf("nats://127.0.0.1:%d", port), Stream: bus.Limits{MaxAge: 24 * time.Hour, DuplicateWindow: time.Minute},
+		Logger: slog.New(slog.DiscardHandler),
+	})
+	debug.SetGCPercent(50) // as relay run does
+	at := time.Now()
+	fillLog(t, log, *logSize, at)
+	for _, c := range []struct {
+		name, workspace string
+		since           time.Time
+	}{
+		{"a workspace that wrote nearly all, the newest", "busy", time.Now()},
+		{"the same, all of the last minutes", "busy", at.Add(-time.Hour)},
+		{"one that wrote every 5,000th", "quiet", time.Now()},
+		{"one that wrote before all others", "old", time.Now()},
+		{"one that never wrote", "none", time.Now()},
+	} {
+		var found int
+		var took time.Duration
+		peak := peakHeap(func() {
+			began := time.Now()
+			r, err := log.Recent(t.Context(), c.workspace, 24, c.since, 1<<14)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found, took = len(r.Insights), time.Since(began)
+		})
+		t.Logf("%s: %d read back in %v, %.1f MB", c.name, found, took.Round(time.Millisecond), float64(peak)/(1<<20))
+		if took > time.Second || peak > 20<<20 {
+			t.Errorf("%s: over 1 s or 20 MB", c.name)
+		}
+	}
+}
+
+// fillLog puts n events of one workspace into the log, behind 500 of an old one, and each 5,000th of a quiet one.
+func fillLog(t *testing.T, log *bus.Bus, n int, at time.Time) {
+	t.Helper()
+	var pending []*bus.Pending
+	put := func(workspace string, i int) {
+		id := fmt.Sprintf("%s-%d", workspace, i)
+		e := &event.Event{
+			Workspace: workspace, ID: id, Type: "nex.insight.risk", Time: at, Emitted: at, Fingerprint: event.Fingerprint(workspace, "risk", id),
+			Data: json.RawMessage(`{"type":"risk","content":"` + strings.Repeat("x", 900) + `"}`),
+		}
+		p, err := log.PublishAsync(t.Context(), e, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pending = append(pending, p); len(pending) < 512 && i < n-1 {
+			return
+		}
+		for _, p := range pending {
+			if _, err := p.Wait(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		pending = pending[:0]
+	}
+	for i := range 500 {
+		put("old", i)
+	}
+	for i := range n {
+		if i%5000 == 0 {
+			put("quiet", i)
+		}
+		put("busy", i)
+	}
+}
+
+// peakHeap is by how much the heap grew at most while f ran.
+func peakHeap(f func()) uint64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	before, peak := m.HeapAlloc, m.HeapAlloc
+	done, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			runtime.ReadMemStats(&m)
+			peak = max(peak, m.HeapAlloc)
+			select {
+			case <-done:
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}()
+	f()
+	close(done)
+	<-stopped
+	return peak - before
 }

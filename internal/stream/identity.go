@@ -12,10 +12,10 @@ import (
 const (
 	// leastKnown is how many of a workspace's newest insights are read back at least: more than a replay brings again. For
 	// a workspace that seldom writes they lie far apart in the log, and reading them costs the server all that lies between.
-	leastKnown = 64
-	// maxKnown bounds those remembered: 15 minutes of an overlap and a window at 70 insights a second, about 6 MB. What is
+	leastKnown = 24
+	// maxKnown bounds those remembered: 15 minutes of an overlap and a window at 18 insights a second, about 1.5 MB. What is
 	// older is looked up in the log.
-	maxKnown = 1 << 16
+	maxKnown = 1 << 14
 	// clockSlack is how far Nex's clock may be ahead of NATS' for an insight to be found where its time says.
 	clockSlack = time.Hour
 	// noTime stands for a time that Nex did not give.
@@ -36,7 +36,7 @@ type identities struct {
 	byText map[uint64]int64 // by fingerprint: the number of the newest
 }
 
-// identity is 64-bit hashes in place of texts: among 65,536 entries two collide once in four billion workspaces.
+// identity is 64-bit hashes in place of texts: among 16,384 entries two collide once in a hundred billion workspaces.
 type identity struct {
 	id, text uint64
 	emitted  int64 // Unix nanoseconds or noTime
