@@ -204,7 +204,7 @@ func (s *server) enableEndpoint(r *http.Request) (int, any, error) {
 		return 0, nil, err
 	}
 	id := r.PathValue("id")
-	if err := registry.Enable(r.Context(), id); err != nil {
+	if err := registry.Enable(r.Context(), id, ""); err != nil {
 		return 0, nil, endpointError(err)
 	}
 	return s.getEndpoint(r)
@@ -213,7 +213,7 @@ func (s *server) enableEndpoint(r *http.Request) (int, any, error) {
 func endpointError(err error) error {
 	code := map[error]int{
 		endpoint.ErrNotFound: http.StatusNotFound, endpoint.ErrExists: http.StatusConflict, endpoint.ErrFromConfig: http.StatusConflict,
-		endpoint.ErrConflict: http.StatusConflict, endpoint.ErrNoKey: http.StatusServiceUnavailable,
+		endpoint.ErrNoKey: http.StatusServiceUnavailable,
 	}
 	for sentinel, status := range code {
 		if errors.Is(err, sentinel) {

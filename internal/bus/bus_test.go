@@ -463,7 +463,7 @@ func TestSchedules(t *testing.T) {
 	js := b.JetStream()
 	put := func(payload string, at time.Time) {
 		msg := &nats.Msg{Subject: bus.RetryWaitSubject("crm", 7), Data: []byte(payload)}
-		if _, err := js.PublishMsg(ctx, msg, jetstream.WithScheduleAt(at), jetstream.WithScheduleTarget(bus.RetryDueSubject("crm"))); err != nil {
+		if _, err := js.PublishMsg(ctx, msg, jetstream.WithScheduleAt(at), jetstream.WithScheduleTarget(bus.RetryDueSubject("crm", 1))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -477,7 +477,7 @@ func TestSchedules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if string(m.Data()) != "second" || m.Subject() != bus.RetryDueSubject("crm") {
+	if string(m.Data()) != "second" || m.Subject() != bus.RetryDueSubject("crm", 1) {
 		t.Errorf("%s %s", m.Subject(), m.Data())
 	}
 	if err := m.DoubleAck(ctx); err != nil {

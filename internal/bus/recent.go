@@ -47,6 +47,15 @@ func (b *Bus) Get(ctx context.Context, sequence uint64) (*Stored, error) {
 	return &Stored{Sequence: m.Sequence, Time: m.Time, Subject: m.Subject, Header: m.Header, Data: m.Data}, nil
 }
 
+// LastSequence is the sequence of the log's newest event, 0 if it never held one.
+func (b *Bus) LastSequence(ctx context.Context) (uint64, error) {
+	info, err := b.nex.Info(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("last sequence: %w", err)
+	}
+	return info.State.LastSeq, nil
+}
+
 // Last reads the newest event of a subject, [ErrNotInLog] if there is none.
 func (b *Bus) Last(ctx context.Context, subject string) (*Stored, error) {
 	m, err := b.nex.GetLastMsgForSubject(ctx, subject)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,20 +26,67 @@ const (
 	ConsumerRetry  = "relay-retry"
 )
 
-// Subjects outside the log. An endpoint's id is one token (see package endpoint).
+// Subjects outside the log. An endpoint's id is one token (see package endpoint). The last token of those that hold several
+// deliveries in one message is how many.
 const (
-	retryWait = "relay.retry.wait." // .<endpoint>.<sequence>: a schedule; a later one on the subject replaces it
-	retryDue  = "relay.retry.due."  // .<endpoint>: what the schedule becomes
+	retryWait    = "relay.retry.wait."    // .<endpoint>.<sequence>: a schedule of one; a later one on the subject replaces it
+	retryBatch   = "relay.retry.batch."   // .<endpoint>.<nonce>.<n>: a schedule of several
+	retryDue     = "relay.retry.due."     // .<endpoint>.<n>: what a schedule becomes
+	retryBacklog = "relay.retry.backlog." // .<endpoint>.<n>: without a time, first in first out
 )
 
-// RetryWaitSubject is where a delivery waits. It is one per delivery, so that a delivery waits once however often it
-// was put there.
+// RetryWaitSubject is where a delivery waits for its time. It is one per delivery, so that a delivery waits once however
+// often it was put there.
 func RetryWaitSubject(endpoint string, sequence uint64) string {
 	return fmt.Sprintf("%s%s.%d", retryWait, endpoint, sequence)
 }
 
-// RetryDueSubject is where a delivery turns up when its time has come.
-func RetryDueSubject(endpoint string) string { return retryDue + endpoint }
+// RetryBatchSubject is where n deliveries wait for their time together.
+func RetryBatchSubject(endpoint, nonce string, n int) string {
+	return fmt.Sprintf("%s%s.%s.%d", retryBatch, endpoint, nonce, n)
+}
+
+// RetryDueSubject is where n deliveries turn up when their time has come.
+func RetryDueSubject(endpoint string, n int) string {
+	return fmt.Sprintf("%s%s.%d", retryDue, endpoint, n)
+}
+
+// RetryBacklogSubject is where n deliveries wait until their endpoint can take them.
+func RetryBacklogSubject(endpoint string, n int) string {
+	return fmt.Sprintf("%s%s.%d", retryBacklog, endpoint, n)
+}
+
+// RetrySubjects are the filters for all that waits for an endpoint.
+func RetrySubjects(endpoint string) []string {
+	return []string{retryBacklog + endpoint + ".*", retryDue + endpoint + ".*", retryWait + endpoint + ".*", retryBatch + endpoint + ".*.*"}
+}
+
+// RetryPending counts the deliveries of RELAY_RETRY: of each endpoint those without a time, and all together.
+func (b *Bus) RetryPending(ctx context.Context) (backlog map[string]uint64, all uint64, err error) {
+	s, err := b.js.Stream(ctx, StreamRetry)
+	if err != nil {
+		return nil, 0, fmt.Errorf("count waiting deliveries: %w", err)
+	}
+	backlog, all = map[string]uint64{}, s.CachedInfo().State.Msgs
+	for _, prefix := range []string{retryBacklog, retryBatch, retryDue} {
+		info, err := s.Info(ctx, jetstream.WithSubjectFilter(prefix+">"))
+		if err != nil {
+			return nil, 0, fmt.Errorf("count waiting deliveries: %w", err)
+		}
+		for subject, messages := range info.State.Subjects {
+			endpoint, rest, _ := strings.Cut(strings.TrimPrefix(subject, prefix), ".")
+			n, err := strconv.ParseUint(rest[strings.LastIndexByte(rest, '.')+1:], 10, 32)
+			if err != nil || n == 0 {
+				continue // nothing that the relay put there
+			}
+			all += (n - 1) * messages
+			if prefix == retryBacklog {
+				backlog[endpoint] += n * messages
+			}
+		}
+	}
+	return backlog, all, nil
+}
 
 // DeadSubject holds an endpoint's dead letters.
 func DeadSubject(endpoint string) string { return "relay.dead." + endpoint }
@@ -131,6 +179,41 @@ func RetryConsumer(ackWait time.Duration, maxPending int) jetstream.ConsumerConf
 		MaxDeliver:    -1,
 	}
 }
+
+// BacklogConsumer is through which an endpoint's deliveries without a time come back, to all replicas together. Its state
+// is in memory: there may be one for each endpoint, and what it forgets is only what was on its way.
+func BacklogConsumer(endpoint string, ackWait time.Duration) jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
+		Durable:           "relay-backlog-" + endpoint,
+		Description:       "What waits until an endpoint can take it, shared by all replicas",
+		FilterSubject:     retryBacklog + endpoint + ".*",
+		AckPolicy:         jetstream.AckExplicitPolicy,
+		AckWait:           ackWait,
+		MaxAckPending:     64,
+		MaxDeliver:        -1,
+		MemoryStorage:     true,
+		Replicas:          1,
+		InactiveThreshold: time.Minute,
+	}
+}
+
+// OrderedConsumer is an endpoint's own way through the log where its order is to be kept: one event at a time, over all
+// replicas. It begins with what is stored from now on. One that nobody reads for longer than the log keeps events is removed.
+func (b *Bus) OrderedConsumer(endpoint string, filters []string, ackWait time.Duration) jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
+		Durable:           orderedPrefix + endpoint,
+		Description:       "Events for an endpoint in strict order, shared by all replicas",
+		FilterSubjects:    filters,
+		DeliverPolicy:     jetstream.DeliverNewPolicy,
+		AckPolicy:         jetstream.AckExplicitPolicy,
+		AckWait:           ackWait,
+		MaxAckPending:     1,
+		MaxDeliver:        -1,
+		InactiveThreshold: max(b.cfg.Stream.MaxAge, 24*time.Hour),
+	}
+}
+
+const orderedPrefix = "relay-ordered-"
 
 const (
 	// ensureStep bounds one try to find or create all streams. A cluster without a leader does not answer at all.

@@ -37,9 +37,17 @@ type Endpoint struct {
 	// Timeout of one attempt and MaxInFlight attempts at once; zero takes the relay's default.
 	Timeout     time.Duration
 	MaxInFlight int
-	Enabled     bool
+	// RateLimit is the most attempts a second over all replicas, about; 0 = no limit.
+	RateLimit float64
+	// Ordered keeps the order of the log, strictly, retries included: one attempt at a time.
+	Ordered bool
+	// Resume is what the endpoint gets, when it is active again, of what came while it was not; empty means [ModeAll].
+	Resume  Mode
+	Enabled bool
 	// Disabled says why the relay itself switched the endpoint off; nil if it did not.
 	Disabled *Disabled
+	// State is what the relay remembers of it. Its Disabled may hold for an earlier URL: use the one above.
+	State State
 
 	Source    string
 	CreatedAt time.Time
@@ -65,6 +73,8 @@ type Limits struct {
 const (
 	maxTimeout     = 5 * time.Minute
 	maxInFlight    = 1024
+	maxRate        = 1e6
+	minRate        = 1.0 / 3600
 	maxPatterns    = 100
 	maxDescription = 1024
 )
@@ -119,6 +129,14 @@ func (e *Endpoint) Validate(limits Limits) error {
 	}
 	if e.MaxInFlight < 0 || e.MaxInFlight > maxInFlight {
 		bad("max_in_flight", "%d is outside 0 (the default) to %d", e.MaxInFlight, maxInFlight)
+	}
+	if e.RateLimit != 0 && !(e.RateLimit >= minRate && e.RateLimit <= maxRate) {
+		bad("rate_limit", "%v attempts a second is outside 0 (no limit) and one an hour to %d", e.RateLimit, int(maxRate))
+	}
+	if _, err := ParseMode(string(e.Resume)); err != nil {
+		bad("resume", "%v", err)
+	} else if e.Ordered && e.Resume != "" && e.Resume != ModeAll && e.Resume != ModeSkip {
+		bad("resume", "%s would break the order that ordered: true asks for: all or skip", e.Resume)
 	}
 	return errors.Join(errs...)
 }

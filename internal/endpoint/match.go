@@ -13,6 +13,8 @@ func byID(a, b *Endpoint) int { return strings.Compare(a.ID, b.ID) }
 type Snapshot struct {
 	byID  map[string]*Endpoint
 	order []*Endpoint
+	// inactive are those that get nothing now.
+	inactive []*Endpoint
 	// match holds <workspace or *>.<pattern> of each active endpoint, so that one look-up answers both questions.
 	match *gsl.GenericSublist[*Endpoint]
 }
@@ -23,6 +25,7 @@ func newSnapshot(list []*Endpoint) *Snapshot {
 	for _, e := range list {
 		s.byID[e.ID] = e
 		if !e.Active() {
+			s.inactive = append(s.inactive, e)
 			continue
 		}
 		patterns, workspaces := e.Events, e.Workspaces
@@ -44,6 +47,9 @@ func newSnapshot(list []*Endpoint) *Snapshot {
 
 // Get is the endpoint with an id, nil if there is none.
 func (s *Snapshot) Get(id string) *Endpoint { return s.byID[id] }
+
+// Inactive is every endpoint that gets nothing now. The caller does not change it.
+func (s *Snapshot) Inactive() []*Endpoint { return s.inactive }
 
 // All is every endpoint, by id. The caller does not change it.
 func (s *Snapshot) All() []*Endpoint { return s.order }

@@ -11,8 +11,7 @@ import (
 	"github.com/nex-crm/relay/internal/webhook"
 )
 
-// Keys of the bucket: ep.<id> is an endpoint made over the API; state.<id> is what the relay decided about one of the
-// config file.
+// Keys of the bucket: ep.<id> is an endpoint made over the API; state.<id> is the [State] of one of either kind.
 const (
 	keyEndpoint = "ep."
 	keyState    = "state."
@@ -26,8 +25,10 @@ type record struct {
 	Workspaces  []string      `json:"workspaces,omitempty"`
 	Timeout     time.Duration `json:"timeout_ns,omitempty"`
 	MaxInFlight int           `json:"max_in_flight,omitempty"`
+	RateLimit   float64       `json:"rate_limit,omitempty"`
+	Ordered     bool          `json:"ordered,omitempty"`
+	Resume      Mode          `json:"resume,omitempty"`
 	Enabled     bool          `json:"enabled"`
-	Disabled    *Disabled     `json:"disabled,omitempty"`
 	CreatedAt   time.Time     `json:"created_at"`
 	// Sealed holds a sealedPart: signing secrets, and headers, which often carry a credential.
 	Sealed string `json:"sealed"`
@@ -53,7 +54,8 @@ func (s Sealer) encode(e *Endpoint) ([]byte, error) {
 	}
 	return json.Marshal(record{
 		URL: e.URL, Description: e.Description, Events: e.Events, Workspaces: e.Workspaces, Timeout: e.Timeout,
-		MaxInFlight: e.MaxInFlight, Enabled: e.Enabled, Disabled: e.Disabled, CreatedAt: e.CreatedAt, Sealed: sealed,
+		MaxInFlight: e.MaxInFlight, RateLimit: e.RateLimit, Ordered: e.Ordered, Resume: e.Resume, Enabled: e.Enabled,
+		CreatedAt: e.CreatedAt, Sealed: sealed,
 	})
 }
 
@@ -72,8 +74,8 @@ func (s Sealer) decode(id string, value []byte, revision uint64) (*Endpoint, err
 	}
 	e := &Endpoint{
 		ID: id, URL: r.URL, Description: r.Description, Events: r.Events, Workspaces: r.Workspaces, Headers: part.Headers,
-		Timeout: r.Timeout, MaxInFlight: r.MaxInFlight, Enabled: r.Enabled, Disabled: r.Disabled,
-		Source: SourceAPI, CreatedAt: r.CreatedAt, Revision: revision,
+		Timeout: r.Timeout, MaxInFlight: r.MaxInFlight, RateLimit: r.RateLimit, Ordered: r.Ordered, Resume: r.Resume,
+		Enabled: r.Enabled, Source: SourceAPI, CreatedAt: r.CreatedAt, Revision: revision,
 	}
 	for _, text := range part.Secrets {
 		secret, err := webhook.ParseSecret(text)
@@ -83,13 +85,6 @@ func (s Sealer) decode(id string, value []byte, revision uint64) (*Endpoint, err
 		e.Secrets = append(e.Secrets, secret)
 	}
 	return e, nil
-}
-
-// state is the relay's decision about an endpoint of the config file. It holds for one URL only: whoever changes the URL
-// in the file wants it tried.
-type state struct {
-	URLHash  string    `json:"url_sha256"`
-	Disabled *Disabled `json:"disabled"`
 }
 
 func urlHash(url string) string {

@@ -18,7 +18,6 @@ var (
 	ErrNotFound   = errors.New("no such endpoint")
 	ErrExists     = errors.New("an endpoint with this id exists")
 	ErrFromConfig = errors.New("the endpoint stands in the config file: change it there")
-	ErrConflict   = errors.New("the endpoint was changed meanwhile: read it again")
 )
 
 // Registry keeps the endpoints of the config file and of the bucket together. Its methods are safe for concurrent use.
@@ -28,12 +27,11 @@ type Registry struct {
 	sealer Sealer
 
 	snapshot atomic.Pointer[Snapshot]
-	changing sync.Mutex // one at a time: many attempts in flight may all be answered 410
 
 	mu       sync.Mutex
 	config   map[string]*Endpoint
 	records  map[string]*Endpoint
-	states   map[string]state
+	states   map[string]State
 	revision uint64        // newest revision of the bucket that the snapshot holds
 	moved    chan struct{} // closed and replaced when revision grows
 	loaded   bool          // everything the bucket held at the start has been read
@@ -43,7 +41,7 @@ type Registry struct {
 func NewRegistry(kv jetstream.KeyValue, sealer Sealer, logger *slog.Logger) *Registry {
 	r := &Registry{
 		log: logger.With("component", "endpoints"), kv: kv, sealer: sealer,
-		config: map[string]*Endpoint{}, records: map[string]*Endpoint{}, states: map[string]state{},
+		config: map[string]*Endpoint{}, records: map[string]*Endpoint{}, states: map[string]State{},
 		moved: make(chan struct{}),
 	}
 	r.snapshot.Store(newSnapshot(nil))
@@ -64,6 +62,13 @@ func (r *Registry) SetConfig(list []*Endpoint) {
 		r.config[c.ID] = c
 	}
 	r.rebuild()
+	r.move()
+}
+
+// move tells that the snapshot has changed; mu is held.
+func (r *Registry) move() {
+	close(r.moved)
+	r.moved = make(chan struct{})
 }
 
 // Load returns when everything the bucket holds now is in the snapshot; Run must be under way.
@@ -127,8 +132,7 @@ func (r *Registry) apply(entries ...jetstream.KeyValueEntry) {
 	}
 	r.loaded = true
 	r.rebuild()
-	close(r.moved)
-	r.moved = make(chan struct{})
+	r.move()
 }
 
 func (r *Registry) applyOne(entry jetstream.KeyValueEntry) error {
@@ -147,7 +151,7 @@ func (r *Registry) applyOne(entry jetstream.KeyValueEntry) error {
 		}
 		r.records[id] = e
 	case kind == keyState:
-		var s state
+		var s State
 		if err := json.Unmarshal(entry.Value(), &s); err != nil {
 			return err
 		}
@@ -159,21 +163,31 @@ func (r *Registry) applyOne(entry jetstream.KeyValueEntry) error {
 // rebuild makes the snapshot anew; mu is held.
 func (r *Registry) rebuild() {
 	list := make([]*Endpoint, 0, len(r.config)+len(r.records))
-	for id, e := range r.config {
-		if s, ok := r.states[id]; ok && s.URLHash == urlHash(e.URL) {
-			e = e.clone()
-			e.Disabled = s.Disabled
-		}
-		list = append(list, e)
+	for _, e := range r.config {
+		list = append(list, r.withState(e))
 	}
 	for id, e := range r.records {
 		if _, shadowed := r.config[id]; shadowed {
 			r.log.Warn("endpoint stands in the config file and was also made over the API; the config file wins", "endpoint", id)
 			continue
 		}
-		list = append(list, e)
+		list = append(list, r.withState(e))
 	}
 	r.snapshot.Store(newSnapshot(list))
+}
+
+// withState is e with what is remembered of it; mu is held.
+func (r *Registry) withState(e *Endpoint) *Endpoint {
+	s, ok := r.states[e.ID]
+	if !ok {
+		return e
+	}
+	e = e.clone()
+	e.State = s
+	if s.URLHash == urlHash(e.URL) {
+		e.Disabled = s.Disabled
+	}
+	return e
 }
 
 // await returns when ready (called with mu held) says so, or ctx ends.
@@ -207,6 +221,9 @@ func (r *Registry) Create(ctx context.Context, e *Endpoint) error {
 	if err != nil {
 		return fmt.Errorf("store endpoint %s: %w", e.ID, err)
 	}
+	if err := r.forget(ctx, e.ID); err != nil { // an earlier one with this id
+		return err
+	}
 	revision, err := r.kv.Create(ctx, keyEndpoint+e.ID, value)
 	if errors.Is(err, jetstream.ErrKeyExists) {
 		return fmt.Errorf("%s: %w", e.ID, ErrExists)
@@ -229,62 +246,116 @@ func (r *Registry) Delete(ctx context.Context, id string) error {
 	if err := r.kv.Delete(ctx, keyEndpoint+id); err != nil {
 		return fmt.Errorf("delete endpoint %s: %w", id, err)
 	}
+	if err := r.forget(ctx, id); err != nil {
+		return err
+	}
 	return r.await(ctx, func() bool { return r.records[id] == nil || r.records[id].Revision > e.Revision })
 }
 
+// forget removes what is remembered of an endpoint.
+func (r *Registry) forget(ctx context.Context, id string) error {
+	r.mu.Lock()
+	_, known := r.states[id]
+	r.mu.Unlock()
+	if !known {
+		return nil
+	}
+	if err := r.kv.Delete(ctx, keyState+id); err != nil {
+		return fmt.Errorf("forget state of endpoint %s: %w", id, err)
+	}
+	return nil
+}
+
 // Disable switches an endpoint off on the relay's own account, wherever it comes from. It tells whether this call did
-// it: false where it was off already (another replica may have been faster).
+// it: false where it was off already (another replica, or another attempt, may have been faster).
 func (r *Registry) Disable(ctx context.Context, id, reason string, now time.Time) (bool, error) {
-	return r.setDisabled(ctx, id, &Disabled{Reason: reason, At: now})
-}
-
-// Enable takes back [Registry.Disable]. It does not switch on what its owner switched off (enabled: false).
-func (r *Registry) Enable(ctx context.Context, id string) error {
-	_, err := r.setDisabled(ctx, id, nil)
-	return err
-}
-
-func (r *Registry) setDisabled(ctx context.Context, id string, d *Disabled) (changed bool, err error) {
-	r.changing.Lock()
-	defer r.changing.Unlock()
 	e := r.Snapshot().Get(id)
 	if e == nil {
 		return false, fmt.Errorf("%s: %w", id, ErrNotFound)
 	}
-	if (e.Disabled == nil) == (d == nil) {
-		return false, nil
-	}
-	var revision uint64
-	if e.Source == SourceConfig {
-		revision, err = r.putState(ctx, e, d)
-	} else {
-		revision, err = r.putRecord(ctx, e, d)
-	}
-	if err != nil {
-		return false, fmt.Errorf("change endpoint %s: %w", id, err)
-	}
-	return true, r.seen(ctx, revision)
+	hash := urlHash(e.URL)
+	return r.UpdateState(ctx, id, func(s *State) bool {
+		if s.Disabled != nil && s.URLHash == hash {
+			return false
+		}
+		s.Disabled, s.URLHash = &Disabled{Reason: reason, At: now}, hash
+		return true
+	})
 }
 
-func (r *Registry) putState(ctx context.Context, e *Endpoint, d *Disabled) (uint64, error) {
-	value, err := json.Marshal(state{URLHash: urlHash(e.URL), Disabled: d})
-	if err != nil {
-		return 0, err
+// Enable takes back [Registry.Disable]. It does not switch on what its owner switched off (enabled: false). resume says
+// what to do with the events that came meanwhile; empty means what the endpoint says.
+func (r *Registry) Enable(ctx context.Context, id string, resume Mode) error {
+	if r.Snapshot().Get(id) == nil {
+		return fmt.Errorf("%s: %w", id, ErrNotFound)
 	}
-	return r.kv.Put(ctx, keyState+e.ID, value)
+	_, err := r.UpdateState(ctx, id, func(s *State) bool {
+		if s.Disabled == nil {
+			return false
+		}
+		s.Disabled, s.URLHash, s.FailingSince, s.Resume = nil, "", nil, resume
+		return true
+	})
+	return err
 }
 
-func (r *Registry) putRecord(ctx context.Context, e *Endpoint, d *Disabled) (uint64, error) {
-	c := e.clone()
-	c.Disabled = d
-	value, err := r.sealer.encode(c)
-	if err != nil {
-		return 0, err
+// SetEnabled is its owner's switch: an endpoint that is not enabled is paused. resume is as with [Registry.Enable].
+func (r *Registry) SetEnabled(ctx context.Context, id string, enabled bool, resume Mode) error {
+	if enabled {
+		if _, err := r.UpdateState(ctx, id, func(s *State) bool {
+			changed := s.Resume != resume
+			s.Resume = resume
+			return changed
+		}); err != nil {
+			return err
+		}
 	}
-	revision, err := r.kv.Update(ctx, keyEndpoint+e.ID, value, e.Revision)
-	var api *jetstream.APIError
-	if errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
-		return 0, ErrConflict
+	return r.Change(ctx, id, func(e *Endpoint) (bool, error) {
+		changed := e.Enabled != enabled
+		e.Enabled = enabled
+		return changed, nil
+	})
+}
+
+// Change changes an endpoint of the API: change gets a copy to change and tells whether it did. It may be called several
+// times, on what the bucket holds then.
+func (r *Registry) Change(ctx context.Context, id string, change func(*Endpoint) (bool, error)) error {
+	switch e := r.Snapshot().Get(id); {
+	case e == nil:
+		return fmt.Errorf("%s: %w", id, ErrNotFound)
+	case e.Source == SourceConfig:
+		return fmt.Errorf("%s: %w", id, ErrFromConfig)
 	}
-	return revision, err
+	for {
+		entry, err := r.kv.Get(ctx, keyEndpoint+id)
+		if errors.Is(err, jetstream.ErrKeyNotFound) {
+			return fmt.Errorf("%s: %w", id, ErrNotFound)
+		}
+		if err != nil {
+			return fmt.Errorf("change endpoint %s: %w", id, err)
+		}
+		e, err := r.sealer.decode(id, entry.Value(), entry.Revision())
+		if err != nil {
+			return fmt.Errorf("change endpoint %s: %w", id, err)
+		}
+		changed, err := change(e)
+		if err != nil || !changed {
+			return err
+		}
+		value, err := r.sealer.encode(e)
+		if err != nil {
+			return fmt.Errorf("change endpoint %s: %w", id, err)
+		}
+		revision, err := r.kv.Update(ctx, keyEndpoint+id, value, entry.Revision())
+		if isConflict(err) {
+			if err := pause(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("change endpoint %s: %w", id, err)
+		}
+		return r.seen(ctx, revision)
+	}
 }

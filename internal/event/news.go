@@ -18,6 +18,8 @@ const (
 	GapNotFillable     = "nex.relay.gap_not_fillable"
 	Malformed          = "nex.relay.malformed"
 	EndpointDisabled   = "nex.relay.endpoint.disabled"
+	EndpointFailing    = "nex.relay.endpoint.failing"
+	EndpointResumed    = "nex.relay.endpoint.resumed"
 	EndpointRecovered  = "nex.relay.endpoint.recovered"
 	EndpointDeadLetter = "nex.relay.endpoint.dead_letter"
 )

@@ -82,3 +82,38 @@ func ValidatePattern(p string) error {
 	}
 	return nil
 }
+
+// PatternSubject is the subject on which the types of a pattern stand in a workspace, which may be "*" for all.
+func PatternSubject(workspace, pattern string) string {
+	_, rest, one := cut(pattern)
+	switch {
+	case pattern == ">":
+		return "nex." + workspace + ".>"
+	case one: // a single token matches no type: they have two at least
+		return "nex." + workspace
+	}
+	return "nex." + workspace + "." + rest
+}
+
+// MatchPattern tells whether a pattern that [ValidatePattern] accepts matches a type.
+func MatchPattern(pattern, eventType string) bool {
+	for {
+		p, morePattern, pEnds := cut(pattern)
+		t, moreType, tEnds := cut(eventType)
+		switch {
+		case p == ">":
+			return true
+		case p != "*" && p != t, pEnds != tEnds && !(morePattern == ">" && !tEnds):
+			return false
+		case pEnds:
+			return true
+		}
+		pattern, eventType = morePattern, moreType
+	}
+}
+
+// cut splits off the first token; last says that it was the only one.
+func cut(s string) (token, rest string, last bool) {
+	token, rest, found := strings.Cut(s, ".")
+	return token, rest, !found
+}

@@ -3,6 +3,9 @@ package fanout
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
+	"maps"
+	"math"
 	"net/http"
 	"net/url"
 	"time"
@@ -13,9 +16,6 @@ import (
 	"github.com/nex-crm/relay/internal/webhook"
 )
 
-// disabledPause is when a delivery that is due for a disabled endpoint is looked at again.
-const disabledPause = 15 * time.Minute
-
 // attemptDelivery makes one attempt and sees the delivery to its next place: settled, stored for later, or dead.
 func (f *Fanout) attemptDelivery(l *lane, d *delivery) {
 	e := f.cfg.Endpoints.Snapshot().Get(d.endpoint)
@@ -24,28 +24,45 @@ func (f *Fanout) attemptDelivery(l *lane, d *delivery) {
 		d.held.settle()
 		return
 	case !e.Active():
-		f.park(d, time.Now().Add(disabledPause))
+		f.backlog(d)
 		return
 	}
 	if err := f.load(d); err != nil {
 		f.unreadable(d, err)
 		return
 	}
+	result, decision := f.attempt(l, e, d)
+	f.settle(d, result, decision)
+}
+
+// attempt is one POST and what is to be learned from it.
+func (f *Fanout) attempt(l *lane, e *endpoint.Endpoint, d *delivery) (webhook.Result, Decision) {
 	start := time.Now()
 	result := f.send(e, d, start)
 	now := time.Now()
-	decision := f.cfg.Policy.Decide(result, d.attempt, now.Sub(d.event.stored), now, jitter())
-
+	decision := f.cfg.Policy.Decide(result, d.attempt, now.Sub(d.event.stored), now, jitter(d, now))
 	f.metrics.observe(result, d.event.stored, now)
 	f.report(l, d, result, decision)
 	if result.Outcome != webhook.Canceled {
 		f.records.add(newAttempt(d, start, result, decision))
 	}
-	if decision.Pause {
-		l.pause(decision.At)
+	change := l.learn(result, decision, start, now)
+	for _, other := range change.evicted {
+		f.backlog(other)
 	}
-	f.settle(d, result, decision)
+	f.health(e, d, result, change, now)
+	return result, decision
 }
+
+// jitter is a number in [-1, 1] that spreads retries. What fails at an endpoint at one time comes again at one time, so that
+// it can wait together; other endpoints, and other times, come at others.
+func jitter(d *delivery, now time.Time) float64 {
+	h := fnv.New32a()
+	fmt.Fprintf(h, "%s %d %d", d.endpoint, d.attempt, now.UnixMilli()/jitterSpan.Milliseconds())
+	return float64(h.Sum32())/math.MaxUint32*2 - 1
+}
+
+const jitterSpan = 100 * time.Millisecond
 
 // load fetches the event of a delivery that was stored as a reference.
 func (f *Fanout) load(d *delivery) error {
@@ -56,15 +73,11 @@ func (f *Fanout) load(d *delivery) error {
 	if err != nil {
 		return err
 	}
-	workspace, eventType, _ := event.SplitSubject(m.Subject)
-	ev := &message{
-		sequence: m.Sequence, stored: m.Time, workspace: workspace, eventType: eventType, id: eventID(m.Header, m.Sequence),
-		traceparent: m.Header.Get(bus.HeaderTraceparent), data: m.Data,
-	}
-	if ev.id != d.id { // the log was made anew: the sequence means another event now
+	ev := newMessage(m.Subject, m.Header, m.Sequence, m.Time, m.Data)
+	if d.id != "" && ev.id != d.id { // the log was made anew: the sequence means another event now
 		return fmt.Errorf("sequence %d holds another event: %w", d.sequence, bus.ErrNotInLog)
 	}
-	d.event = ev
+	d.event, d.id = ev, ev.id
 	return nil
 }
 
@@ -110,22 +123,29 @@ func (f *Fanout) settle(d *delivery, result webhook.Result, decision Decision) {
 	case Dead:
 		f.bury(d, deadLetter{Reason: "attempts_used_up", Outcome: result.Outcome, Status: result.StatusCode, Error: errorText(result.Err)})
 	case Disable:
-		f.disable(d)
+		f.disable(d.endpoint, "the receiver answered 410 Gone", "gone", d, map[string]any{"status": http.StatusGone, "event_id": d.id})
 	}
 }
 
-// disable switches off an endpoint that answered 410, and is done with the delivery.
-func (f *Fanout) disable(d *delivery) {
-	f.write(d, "disable endpoint", func() error {
-		changed, err := f.cfg.Endpoints.Disable(f.storeCtx, d.endpoint, "the receiver answered 410 Gone", time.Now())
+// disable switches an endpoint off, then is done with the delivery, which may be nil. why is for its owner, reason for
+// programs.
+func (f *Fanout) disable(id, why, reason string, d *delivery, details map[string]any) {
+	var list []*delivery
+	if d != nil {
+		list = append(list, d)
+	}
+	f.write(list, "disable endpoint", func() error {
+		changed, err := f.cfg.Endpoints.Disable(f.storeCtx, id, why, time.Now())
 		if errors.Is(err, endpoint.ErrNotFound) {
 			return nil
 		}
 		if err != nil || !changed {
 			return err
 		}
-		f.log.Warn("endpoint disabled: it answered 410 Gone", "endpoint", d.endpoint)
-		return f.news(event.EndpointDisabled, d.endpoint, map[string]any{"endpoint": d.endpoint, "reason": "gone", "status": http.StatusGone, "event_id": d.id})
+		f.log.Warn("endpoint disabled: "+why+"; it keeps its place in the log", "endpoint", id)
+		data := map[string]any{"endpoint": id, "reason": reason}
+		maps.Copy(data, details)
+		return f.news(event.EndpointDisabled, id, data)
 	})
 }
 

@@ -37,7 +37,7 @@ func (f *Fanout) bury(d *delivery, letter deadLetter) {
 		letter.Event = d.event.data
 	}
 	f.metrics.deadLetters.Inc()
-	f.write(d, "store dead letter", func() error {
+	f.write([]*delivery{d}, "store dead letter", func() error {
 		payload, err := json.Marshal(letter)
 		if err != nil {
 			return backoff.Permanent(err)

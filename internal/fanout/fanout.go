@@ -10,10 +10,11 @@ package fanout
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +39,10 @@ type Config struct {
 	// Timeout of an attempt and attempts in flight of an endpoint that names none; 15 s and 32 if 0.
 	Timeout     time.Duration
 	MaxInFlight int
+	// DisableAfter is how long an endpoint may only fail before it is disabled; 0 = for ever.
+	DisableAfter time.Duration
+	// Replicas is how many relays share the rate limits; nil = this one alone.
+	Replicas func() int
 	// Grace is how long attempts in flight may take to finish when Run ends; 0 cuts them at once.
 	Grace time.Duration
 	// Logger must not be nil; nil Registerer registers the metrics nowhere.
@@ -82,12 +87,28 @@ type Fanout struct {
 	queued    *semaphore.Weighted
 	storing   *semaphore.Weighted
 	held      heldSet
+	shelf     *shelf
+	name      string // of this process, among those that work on spans
 
-	mu    sync.Mutex
-	lanes map[string]*lane
+	mu       sync.Mutex
+	lanes    map[string]*lane
+	catching map[string]bool // endpoints whose spans are being worked on here
+
+	filterMu   sync.Mutex
+	filterSaid map[string]FilterError // by endpoint
+
+	leavingMu sync.Mutex
+	leaving   []*delivery // may be left to the log, see place.go
+	leave     chan struct{}
+
+	ordered map[string]*orderedRun // of the one goroutine that follows the endpoints
 
 	running    atomic.Int32    // consumers that are being read
+	waiting    atomic.Int64    // deliveries in RELAY_RETRY, as last counted
+	drainers   sync.WaitGroup  // backlogs and spans being worked on
+	ordering   sync.WaitGroup  // ordered endpoints being worked on
 	attempts   sync.WaitGroup  // attempts and writes under way
+	runCtx     context.Context // of Run
 	attemptCtx context.Context // ends when attempts are cut
 	storeCtx   context.Context // ends when storing is given up
 	stopping   atomic.Bool
@@ -103,13 +124,20 @@ func New(cfg Config) (*Fanout, error) {
 	}
 	log := cfg.Logger.With("component", "fanout")
 	f := &Fanout{
-		cfg:       cfg,
-		log:       log,
-		heldBytes: semaphore.NewWeighted(maxHeldBytes),
-		queued:    semaphore.NewWeighted(maxQueued),
-		storing:   semaphore.NewWeighted(maxStoring),
-		lanes:     map[string]*lane{},
+		cfg:        cfg,
+		log:        log,
+		heldBytes:  semaphore.NewWeighted(maxHeldBytes),
+		queued:     semaphore.NewWeighted(maxQueued),
+		storing:    semaphore.NewWeighted(maxStoring),
+		lanes:      map[string]*lane{},
+		catching:   map[string]bool{},
+		shelf:      newShelf(),
+		name:       rand.Text()[:12],
+		leave:      make(chan struct{}, 1),
+		ordered:    map[string]*orderedRun{},
+		filterSaid: map[string]FilterError{},
 	}
+	f.waiting.Store(-1)
 	f.metrics = newMetrics(cfg.Registerer, f)
 	var err error
 	if f.records, err = newRecorder(cfg.Bus.Conn(), log, f.metrics.recordsLost); err != nil {
@@ -128,20 +156,27 @@ func (f *Fanout) Run(ctx context.Context) error {
 	defer cut(ErrStopping)
 	store, giveUp := context.WithCancel(context.WithoutCancel(ctx))
 	defer giveUp()
-	f.attemptCtx, f.storeCtx = attempt, store
+	f.runCtx, f.attemptCtx, f.storeCtx = ctx, attempt, store
 
 	var loops sync.WaitGroup
 	loops.Go(func() { f.consume(ctx, bus.StreamNex, bus.FanoutConsumer(ackWait, maxAckPending), f.handleEvent) })
 	loops.Go(func() { f.consume(ctx, bus.StreamRetry, bus.RetryConsumer(ackWait, maxAckPending), f.handleDue) })
 	loops.Go(func() { f.every(ctx, sweepEvery, f.Sweep) })
+	loops.Go(func() { f.keepPlaces(ctx) })
+	loops.Go(func() { f.follow(ctx) })
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	var helpers sync.WaitGroup
 	helpers.Go(func() { f.every(background, working, f.held.inProgress) })
 	helpers.Go(func() { f.records.run(background) })
+	helpers.Go(func() { f.keepShelf(background) })
 
 	<-ctx.Done()
+	f.mu.Lock()
 	f.stopping.Store(true)
+	f.mu.Unlock()
 	loops.Wait()
+	f.drainers.Wait()
+	f.keepLeaving()
 	f.parkQueues()
 	f.finish(f.cfg.Grace, cut, giveUp)
 	stopBackground()
@@ -153,6 +188,7 @@ func (f *Fanout) Run(ctx context.Context) error {
 func (f *Fanout) finish(grace time.Duration, cut context.CancelCauseFunc, giveUp context.CancelFunc) {
 	done := make(chan struct{})
 	go func() {
+		f.ordering.Wait()
 		f.attempts.Wait()
 		close(done)
 	}()
@@ -261,38 +297,46 @@ func (f *Fanout) handleEvent(ctx context.Context, m jetstream.Msg) {
 		_ = m.Term() // nothing that the relay put there
 		return
 	}
-	endpoints := f.cfg.Endpoints.Snapshot().Match(nil, workspace, eventType)
-	if len(endpoints) == 0 {
+	active, asleep := f.match(workspace, eventType, m.Data())
+	if len(active)+len(asleep) == 0 {
 		_ = m.Ack()
 		return
 	}
-	ev := &message{
-		sequence: meta.Sequence.Stream, stored: meta.Timestamp, workspace: workspace, eventType: eventType,
-		id: eventID(m.Headers(), meta.Sequence.Stream), traceparent: m.Headers().Get(bus.HeaderTraceparent), data: m.Data(),
-	}
-	h := f.hold(ctx, m, len(ev.data), len(endpoints))
+	ev := newMessage(m.Subject(), m.Headers(), meta.Sequence.Stream, meta.Timestamp, m.Data())
+	h := f.hold(ctx, m, len(ev.data), len(active)+len(asleep))
 	if h == nil {
 		return
 	}
-	for _, e := range endpoints {
+	for _, e := range active {
 		d := &delivery{endpoint: e.ID, sequence: ev.sequence, id: ev.id, attempt: 1, event: ev, held: h}
 		if delay := f.cfg.Policy.Schedule[0]; delay > 0 {
 			f.park(d, time.Now().Add(delay))
 			continue
 		}
-		f.hand(ctx, e, d)
+		f.hand(ctx, e, d, true)
+	}
+	for _, e := range asleep {
+		f.asleep(e, &delivery{endpoint: e.ID, sequence: ev.sequence, id: ev.id, attempt: 1, event: ev, held: h})
 	}
 }
 
-// hand puts a delivery into its endpoint's lane, or stores it for later if the lane does not take it.
-func (f *Fanout) hand(ctx context.Context, e *endpoint.Endpoint, d *delivery) {
-	l := f.lane(e)
-	if f.stopping.Load() {
-		f.park(d, time.Now())
-		return
+// match is who wants an event: the endpoints that are to get it, and those that are not active but keep their place. Ordered
+// ones have a way of their own.
+func (f *Fanout) match(workspace, eventType string, data []byte) (active, asleep []*endpoint.Endpoint) {
+	snapshot := f.cfg.Endpoints.Snapshot()
+	active = slices.DeleteFunc(snapshot.Match(nil, workspace, eventType), func(e *endpoint.Endpoint) bool { return e.Ordered })
+	for _, e := range snapshot.Inactive() {
+		if !e.Ordered && f.wants(e, workspace, eventType, data) {
+			asleep = append(asleep, e)
+		}
 	}
-	if at, parked := l.offer(ctx, d); parked {
-		f.park(d, at)
+	return active, asleep
+}
+
+// hand puts a delivery into its endpoint's lane, or stores it for later if the lane does not take it.
+func (f *Fanout) hand(ctx context.Context, e *endpoint.Endpoint, d *delivery, fresh bool) {
+	if f.stopping.Load() || !e.Active() || !f.lane(e).offer(ctx, d, fresh) {
+		f.backlog(d)
 	}
 }
 
@@ -301,10 +345,14 @@ func (f *Fanout) lane(e *endpoint.Endpoint) *lane {
 	defer f.mu.Unlock()
 	l := f.lanes[e.ID]
 	if l == nil {
-		l = &lane{fanout: f, endpoint: e.ID}
+		l = newLane(f, e.ID)
 		f.lanes[e.ID] = l
 	}
-	l.setMaxInFlight(orDefault(e.MaxInFlight, f.cfg.MaxInFlight))
+	replicas := 1
+	if f.cfg.Replicas != nil {
+		replicas = max(1, f.cfg.Replicas())
+	}
+	l.setLimits(orDefault(e.MaxInFlight, f.cfg.MaxInFlight), e.RateLimit/float64(replicas))
 	return l
 }
 
@@ -323,7 +371,9 @@ func (f *Fanout) Sweep() {
 	}
 	f.mu.Unlock()
 	for _, l := range list {
-		f.parkAll(l.stuck(now))
+		for _, d := range l.stuck(now) {
+			f.backlog(d)
+		}
 	}
 }
 
@@ -336,16 +386,9 @@ func (f *Fanout) parkQueues() {
 	}
 	f.mu.Unlock()
 	for _, l := range list {
-		now := time.Now()
 		for _, d := range l.takeQueue() {
-			f.park(d, now)
+			f.backlog(d)
 		}
-	}
-}
-
-func (f *Fanout) parkAll(list []parked) {
-	for _, p := range list {
-		f.park(p.delivery, p.at)
 	}
 }
 
@@ -355,5 +398,3 @@ func orDefault[T int | time.Duration](v, otherwise T) T {
 	}
 	return v
 }
-
-func jitter() float64 { return 2*rand.Float64() - 1 }

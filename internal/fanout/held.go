@@ -2,11 +2,16 @@ package fanout
 
 import (
 	"context"
+	"encoding/json"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/nex-crm/relay/internal/bus"
+	"github.com/nex-crm/relay/internal/event"
 )
 
 // message is one event of the log, read once and shared by its deliveries. It does not change.
@@ -18,6 +23,25 @@ type message struct {
 	id          string
 	traceparent string
 	data        []byte
+}
+
+// newMessage is an event as it stands in the log.
+func newMessage(subject string, header nats.Header, sequence uint64, stored time.Time, data []byte) *message {
+	workspace, eventType, _ := event.SplitSubject(subject)
+	return &message{
+		sequence: sequence, stored: stored, workspace: workspace, eventType: eventType, id: eventID(header, sequence),
+		traceparent: header.Get(bus.HeaderTraceparent), data: data,
+	}
+}
+
+// eventTarget is what an event is about: its workspace and its subject.
+func eventTarget(m bus.Stored) (workspace, subject string) {
+	workspace, _, _ = event.SplitSubject(m.Subject)
+	var e struct {
+		Subject string `json:"subject"`
+	}
+	_ = json.Unmarshal(m.Data, &e) // what is no event is about nothing
+	return workspace, e.Subject
 }
 
 // delivery is one event on its way to one endpoint. It has one owner at a time: a lane, an attempt, or a write.
@@ -45,6 +69,7 @@ type held struct {
 // heldKey is a message's place: JetStream brings it again there. The time tells it from one of a stream that was made anew.
 type heldKey struct {
 	stream   string
+	consumer string
 	sequence uint64
 	stored   int64 // Unix nanoseconds
 }
@@ -61,8 +86,9 @@ func (f *Fanout) hold(ctx context.Context, m jetstream.Msg, size, deliveries int
 		_ = m.Term() // nothing of JetStream's
 		return nil
 	}
-	key := heldKey{meta.Stream, meta.Sequence.Stream, meta.Timestamp.UnixNano()}
-	if meta.NumDelivered > 1 && f.held.cameAgain(key, m) {
+	key := heldKey{meta.Stream, meta.Consumer, meta.Sequence.Stream, meta.Timestamp.UnixNano()}
+	// A consumer that was made anew counts from the beginning.
+	if (meta.NumDelivered > 1 || meta.Stream == bus.StreamRetry) && f.held.cameAgain(key, m) {
 		return nil
 	}
 	weight := min(int64(max(size, heldWeight)), maxHeldBytes)
@@ -84,6 +110,20 @@ func (h *held) settle() {
 	m := h.set.remove(h)
 	h.free(h.weight)
 	_ = m.Ack() // should it get lost, the message comes again and is known
+}
+
+// giveBack ends the work on a message that is to come again after a while.
+func (h *held) giveBack(after time.Duration) {
+	h.set.mu.Lock()
+	delete(h.set.all, h.key)
+	m := h.msg
+	h.set.mu.Unlock()
+	h.free(h.weight)
+	if after <= 0 {
+		_ = m.Nak()
+		return
+	}
+	_ = m.NakWithDelay(after)
 }
 
 // heldSet is every message being worked on, and those that were, the newest of them.

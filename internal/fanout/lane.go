@@ -2,142 +2,253 @@ package fanout
 
 import (
 	"context"
-	"math/rand/v2"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/nex-crm/relay/internal/webhook"
 )
 
 const (
 	// maxWait is how long a delivery may wait in a lane for its turn, as far as one can tell. What would wait longer is
 	// stored instead, so that a slow endpoint holds little.
 	maxWait = time.Second
-	// parkAhead bounds how far into the future a lane spreads what it does not take.
-	parkAhead = 2 * time.Minute
-	// paceWindow is the least time over which a lane's pace is measured; it also takes maxInFlight finished attempts, since
-	// those that began together end together.
+	// paceWindow is the least time over which a lane's pace is measured; it also takes as many finished attempts as are in
+	// flight at most, since those that began together end together.
 	paceWindow = 250 * time.Millisecond
+	// cutEvery is how often the attempts at once of an endpoint that is overloaded are halved at most: those in flight at one
+	// time all say the same.
+	cutEvery = time.Second
+	// burstShare of a second's attempts may be made at once under a rate limit.
+	burstShare = 10
 )
 
-// lane is the bounded way to one endpoint: attempts in flight up to a cap, a queue as long as the endpoint empties it
-// within maxWait, and for the rest a time at which to come again. It has no goroutine while it has nothing to do.
+// lane is the bounded way to one endpoint: attempts in flight up to what the endpoint bears, a queue as long as it empties
+// it within maxWait, and the backlog in RELAY_RETRY for the rest. It has no goroutine while it has nothing to do.
 type lane struct {
 	fanout   *Fanout
 	endpoint string
+	room     chan struct{} // has a value when whoever brings the backlog back should look again
 
 	mu          sync.Mutex
 	maxInFlight int
+	window      int // attempts at once that the endpoint bears, as far as is known: maxInFlight at most
 	running     int
+	limiter     *rate.Limiter // nil = no limit
+	limited     int           // of those running, how many wait for the limiter
 	queue       []*delivery
-	interval    time.Duration // the pace: time per finished attempt in the last window in which the lane was busy
-	windowStart time.Time
-	windowCount int
-	moved       time.Time // last finished attempt, or when the lane became busy
+	circuit     circuit
 	pausedUntil time.Time // the receiver asked for it (Retry-After)
-	parkedUntil time.Time // the place in time of the last delivery that was sent away
+	cutAt       time.Time // when window was last halved
 	failing     string    // why attempts fail now; empty if they do not
+
+	interval  time.Duration // the pace: time per finished attempt in the last window in which the lane was busy
+	paceStart time.Time
+	paceCount int
+	moved     time.Time // last finished attempt, or when the lane became busy
+
+	behind   bool // there is a backlog: what comes new goes behind it
+	draining bool // and it is being brought back
+	shelved  int  // deliveries on their way into it
+	stored   int  // counts what was stored in it
 }
 
-func (l *lane) setMaxInFlight(n int) {
+func newLane(f *Fanout, endpoint string) *lane {
+	return &lane{fanout: f, endpoint: endpoint, room: make(chan struct{}, 1)}
+}
+
+// setLimits takes over what the endpoint's settings say. perSecond is this replica's share of the rate limit, 0 = none.
+func (l *lane) setLimits(maxInFlight int, perSecond float64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.maxInFlight = n
+	if l.maxInFlight != maxInFlight {
+		if l.window >= l.maxInFlight || l.window > maxInFlight {
+			l.window = maxInFlight
+		}
+		l.maxInFlight = maxInFlight
+	}
+	switch {
+	case perSecond <= 0:
+		l.limiter = nil
+	case l.limiter == nil:
+		l.limiter = rate.NewLimiter(rate.Limit(perSecond), burst(perSecond))
+	case l.limiter.Limit() != rate.Limit(perSecond):
+		l.limiter.SetLimit(rate.Limit(perSecond))
+		l.limiter.SetBurst(burst(perSecond))
+	}
 }
+
+func burst(perSecond float64) int { return max(1, int(perSecond/burstShare)) }
 
 func (l *lane) idle() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.running == 0 && len(l.queue) == 0
+	return l.running == 0 && len(l.queue) == 0 && !l.draining && l.shelved == 0
 }
 
-// offer takes a delivery, or answers when it should come again. It does not wait for the endpoint; it may wait a moment
-// for room among all lanes, which the other lanes make.
-func (l *lane) offer(ctx context.Context, d *delivery) (at time.Time, parked bool) {
+// open tells whether attempts may begin at all; mu is held.
+func (l *lane) open(now time.Time) bool {
+	return !now.Before(l.pausedUntil) && l.circuit.admits(now, l.running)
+}
+
+// free tells whether one more attempt may begin; mu is held.
+func (l *lane) free() bool {
+	if l.limiter != nil && l.limited >= max(1, int(float64(l.limiter.Limit())*maxWait.Seconds())) {
+		return false // those that wait for the limiter already are as many as it lets through within maxWait
+	}
+	return l.running < min(l.window, l.maxInFlight)
+}
+
+// stalled tells whether a busy lane stands still: no attempt finished for much longer than usual; mu is held.
+func (l *lane) stalled(now time.Time) bool {
+	return !l.free() && l.limited == 0 && now.Sub(l.moved) > max(maxWait, 4*l.interval)
+}
+
+// wait is how long the queue takes, as far as one can tell; mu is held.
+func (l *lane) wait() time.Duration {
+	interval := l.interval
+	if l.limiter != nil {
+		interval = max(interval, time.Duration(float64(time.Second)/float64(l.limiter.Limit())))
+	}
+	return time.Duration(len(l.queue)+l.limited) * interval
+}
+
+// offer takes a delivery, unless it would have to wait for more than a moment: then it belongs into the backlog. fresh says
+// that it comes from the log, and so has its place behind what waits. offer does not wait for the endpoint; it may wait a
+// moment for room among all lanes, which the other lanes make.
+func (l *lane) offer(ctx context.Context, d *delivery, fresh bool) bool {
 	l.mu.Lock()
 	now := time.Now()
 	switch {
-	case now.Before(l.pausedUntil):
-		defer l.mu.Unlock()
-		return l.place(l.pausedUntil, now), true
-	case l.running < l.maxInFlight:
+	case fresh && l.behind, !l.open(now):
+		l.mu.Unlock()
+		return false
+	case l.free():
 		l.start(now)
 		l.mu.Unlock()
 		l.fanout.attempts.Go(func() { l.work(d) })
-		return time.Time{}, false
-	case l.stalled(now) || time.Duration(len(l.queue))*l.interval > maxWait:
-		defer l.mu.Unlock()
-		return l.place(now.Add(time.Second), now), true
+		return true
+	case l.circuit.open, l.stalled(now), l.wait() > maxWait:
+		l.mu.Unlock()
+		return false
 	}
 	l.mu.Unlock()
 
 	if l.fanout.queued.Acquire(ctx, 1) != nil {
-		return now, true // stopping
+		return false // stopping
 	}
 	l.mu.Lock()
-	if l.running < l.maxInFlight { // the lane got free meanwhile: a queue without a worker would stand still
-		l.start(time.Now())
+	if now = time.Now(); l.open(now) && l.free() { // meanwhile: a queue without a worker would stand still
+		l.start(now)
 		l.mu.Unlock()
 		l.fanout.queued.Release(1)
 		l.fanout.attempts.Go(func() { l.work(d) })
-		return time.Time{}, false
+		return true
 	}
 	l.queue = append(l.queue, d)
 	l.mu.Unlock()
-	return time.Time{}, false
+	return true
+}
+
+// admit waits until the lane takes a delivery of the backlog. It answers false if ctx ends or the endpoint is to get nothing
+// any more.
+func (l *lane) admit(ctx context.Context, d *delivery) bool {
+	for {
+		taken, again := l.tryAdmit(d)
+		if taken {
+			return true
+		}
+		timer := time.NewTimer(again)
+		select {
+		case <-l.room:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil || !l.fanout.active(l.endpoint) {
+			return false
+		}
+	}
+}
+
+// tryAdmit takes a delivery if there is room, for a worker that comes free soon too, or answers when to look again.
+func (l *lane) tryAdmit(d *delivery) (taken bool, again time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	switch {
+	case l.open(now) && l.free():
+		l.start(now)
+		l.fanout.attempts.Go(func() { l.work(d) })
+		return true, 0
+	case l.open(now) && !l.circuit.open && l.limiter == nil && len(l.queue) < l.running && l.fanout.queued.TryAcquire(1):
+		l.queue = append(l.queue, d)
+		return true, 0
+	}
+	again = time.Second // to see whether the endpoint is still there
+	for _, at := range []time.Time{l.pausedUntil, l.circuit.nextProbe} {
+		if left := at.Sub(now); left > 0 {
+			again = min(again, left)
+		}
+	}
+	return false, again
 }
 
 // start counts an attempt; mu is held.
 func (l *lane) start(now time.Time) {
 	l.running++
-	if l.running == l.maxInFlight {
-		l.moved, l.windowStart, l.windowCount = now, now, 0 // busy from here on
+	if l.running == min(l.window, l.maxInFlight) {
+		l.moved, l.paceStart, l.paceCount = now, now, 0 // busy from here on
 	}
 }
 
-// stalled tells whether a busy lane stands still: no attempt finished for much longer than usual; mu is held.
-func (l *lane) stalled(now time.Time) bool {
-	return l.running >= l.maxInFlight && now.Sub(l.moved) > max(maxWait, 4*l.interval)
-}
-
-// place finds a time for a delivery that the lane does not take, not before earliest, so that they do not all come back
-// at once: one after the other at the pace of the endpoint, or, where it has no pace, spread over as long as it has been
-// standing still; mu is held.
-func (l *lane) place(earliest, now time.Time) time.Time {
-	if l.stalled(now) {
-		return earliest.Add(rand.N(min(now.Sub(l.moved), parkAhead)))
-	}
-	at := l.parkedUntil
-	if at.Before(earliest) {
-		at = earliest
-	}
-	if limit := earliest.Add(parkAhead); at.After(limit) {
-		at = limit
-	}
-	l.parkedUntil = at.Add(max(l.interval, time.Millisecond))
-	return at
-}
-
-// work makes attempts until the queue is empty.
+// work makes one attempt after the other until there is nothing to do.
 func (l *lane) work(d *delivery) {
 	for d != nil {
-		l.fanout.attemptDelivery(l, d)
+		if l.takeTurn() {
+			l.fanout.attemptDelivery(l, d)
+		} else {
+			l.fanout.backlog(d) // stopping
+		}
 		d = l.next()
 	}
+}
+
+// takeTurn waits until the rate limit allows an attempt. It answers false if the relay stops meanwhile.
+func (l *lane) takeTurn() bool {
+	l.mu.Lock()
+	limiter := l.limiter
+	if limiter == nil {
+		l.mu.Unlock()
+		return true
+	}
+	l.limited++
+	l.mu.Unlock()
+	err := limiter.Wait(l.fanout.runCtx)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.limited--
+	signal(l.room)
+	return err == nil
 }
 
 // next counts a finished attempt and answers the next delivery, nil if there is none.
 func (l *lane) next() *delivery {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	defer signal(l.room)
 	now := time.Now()
-	if l.running >= l.maxInFlight {
-		l.windowCount++
-		if took := now.Sub(l.windowStart); took >= paceWindow && l.windowCount >= l.maxInFlight {
-			l.interval = took / time.Duration(l.windowCount)
-			l.windowStart, l.windowCount = now, 0
+	most := min(l.window, l.maxInFlight)
+	if l.running >= most {
+		l.paceCount++
+		if took := now.Sub(l.paceStart); took >= paceWindow && l.paceCount >= most {
+			l.interval = took / time.Duration(l.paceCount)
+			l.paceStart, l.paceCount = now, 0
 		}
 	}
 	l.moved = now
-	if len(l.queue) == 0 || l.running > l.maxInFlight || now.Before(l.pausedUntil) {
+	if len(l.queue) == 0 || l.running > most || now.Before(l.pausedUntil) || l.circuit.open {
 		l.running--
 		return nil
 	}
@@ -148,41 +259,67 @@ func (l *lane) next() *delivery {
 	return d
 }
 
-// pause stops the lane until a time; what waits in it is for the sweeper.
-func (l *lane) pause(until time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if until.After(l.pausedUntil) {
-		l.pausedUntil = until
-	}
+// change is what an attempt told about its endpoint.
+type change struct {
+	opened, closed bool // the circuit
+	since          time.Time
+	evicted        []*delivery // what waited in the lane and must wait elsewhere now
 }
 
-// parked is a delivery that a lane sends away, and when it should come again.
-type parked struct {
-	delivery *delivery
-	at       time.Time
+// learn takes what an attempt tells about the endpoint.
+func (l *lane) learn(result webhook.Result, decision Decision, start, now time.Time) (c change) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if decision.Pause && decision.At.After(l.pausedUntil) {
+		l.pausedUntil = decision.At
+	}
+	switch {
+	case result.Outcome == webhook.Canceled:
+	case result.Outcome == webhook.Delivered:
+		if c.closed = l.circuit.succeeded(); c.closed {
+			l.window = 1 // and from there on twice as many with each round
+		} else if l.window < l.maxInFlight {
+			l.window++
+		}
+	case result.Outcome == webhook.Throttled: // it works, and says that it is too much
+		l.slowDown(now)
+	default:
+		if overloaded(result) {
+			l.slowDown(now)
+		}
+		c.opened = l.circuit.failed(start, now)
+		c.since = l.circuit.since
+	}
+	if l.circuit.open || now.Before(l.pausedUntil) {
+		c.evicted = l.take()
+	}
+	return c
+}
+
+// overloaded tells whether a failure says that there are too many attempts at once.
+func overloaded(result webhook.Result) bool {
+	switch result.StatusCode {
+	case 502, 503, 504:
+		return true
+	}
+	return result.Outcome == webhook.Timeout
+}
+
+// slowDown halves the attempts at once; mu is held.
+func (l *lane) slowDown(now time.Time) {
+	if now.Sub(l.cutAt) >= cutEvery {
+		l.window, l.cutAt = max(1, l.window/2), now
+	}
 }
 
 // stuck takes the queue away if the lane is paused, stands still, or has nobody left to empty it.
-func (l *lane) stuck(now time.Time) []parked {
+func (l *lane) stuck(now time.Time) []*delivery {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	earliest := now.Add(time.Second)
-	switch {
-	case len(l.queue) == 0:
-		return nil
-	case now.Before(l.pausedUntil):
-		earliest = l.pausedUntil
-	case l.running == 0: // its last worker left during a pause that is over now
-		earliest = now
-	case !l.stalled(now):
+	if len(l.queue) == 0 || l.running > 0 && l.open(now) && !l.circuit.open && !l.stalled(now) {
 		return nil
 	}
-	var out []parked
-	for _, d := range l.take() {
-		out = append(out, parked{d, l.place(earliest, now)})
-	}
-	return out
+	return l.take()
 }
 
 func (l *lane) takeQueue() []*delivery {
@@ -195,7 +332,9 @@ func (l *lane) takeQueue() []*delivery {
 func (l *lane) take() []*delivery {
 	list := l.queue
 	l.queue = nil
-	l.fanout.queued.Release(int64(len(list)))
+	if len(list) > 0 {
+		l.fanout.queued.Release(int64(len(list)))
+	}
 	return list
 }
 
@@ -205,4 +344,11 @@ func (l *lane) note(reason string) (changed bool, before string) {
 	defer l.mu.Unlock()
 	before, l.failing = l.failing, reason
 	return before != reason, before
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }

@@ -1,13 +1,11 @@
 package fanout
 
 import (
-	"context"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
-	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/webhook"
 )
 
@@ -17,6 +15,7 @@ type metrics struct {
 	endToEnd        prometheus.Histogram
 	deadLetters     prometheus.Counter
 	recordsLost     prometheus.Counter
+	filterErrors    prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, f *Fanout) metrics {
@@ -39,11 +38,15 @@ func newMetrics(reg prometheus.Registerer, f *Fanout) metrics {
 			Name: "relay_attempt_records_lost_total", Help: "Attempt records that could not be written. The deliveries were made.",
 		}),
 	}
+	m.filterErrors = auto.NewCounter(prometheus.CounterOpts{
+		Name: "relay_filter_errors_total", Help: "Filters that failed on an event, which counts as no match.",
+	})
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "relay_circuits_open", Help: "Endpoints that get probes only, because they only failed."}, f.circuitsOpen)
 	for _, o := range webhook.Outcomes() {
 		m.attempts[o] = attempts.WithLabelValues(string(o))
 	}
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "relay_lane_in_flight", Help: "Webhook attempts in flight."}, f.inFlight)
-	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "relay_retries_pending", Help: "Deliveries stored for a later attempt; -1 if NATS does not say."}, f.pending)
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "relay_retries_pending", Help: "Deliveries stored for a later attempt, over all replicas, as of the last five seconds; -1 if not counted yet."}, f.pending)
 	for _, state := range []string{"active", "paused", "disabled"} {
 		auto.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "relay_endpoints", Help: "Endpoints by state: paused by their owner, disabled by the relay.",
@@ -73,16 +76,22 @@ func (f *Fanout) inFlight() float64 {
 	return float64(n)
 }
 
-// pending asks JetStream when it is scraped: the stream is the only one who knows, over all replicas.
-func (f *Fanout) pending() float64 {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	s, err := f.cfg.Bus.JetStream().Stream(ctx, bus.StreamRetry)
-	if err != nil {
-		return -1
+func (f *Fanout) circuitsOpen() float64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for _, l := range f.lanes {
+		l.mu.Lock()
+		if l.circuit.open {
+			n++
+		}
+		l.mu.Unlock()
 	}
-	return float64(s.CachedInfo().State.Msgs)
+	return float64(n)
 }
+
+// pending is what the last scan counted, over all replicas; -1 before the first.
+func (f *Fanout) pending() float64 { return float64(f.waiting.Load()) }
 
 func (f *Fanout) endpoints(state string) float64 {
 	n := 0

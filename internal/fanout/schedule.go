@@ -46,6 +46,8 @@ type Decision struct {
 const (
 	// A receiver that asks for less is still left alone this long.
 	minRetryAfter = time.Second
+	// A receiver that says 429 and no time is left alone this long.
+	throttlePause = 5 * time.Second
 	// A delivery that its receiver keeps putting off is given up when it is this many times as old as the whole schedule.
 	putOffFactor = 2
 	putOffSlack  = time.Hour
@@ -62,12 +64,16 @@ func (p Policy) Decide(result webhook.Result, attempt int, age time.Duration, no
 	case result.Outcome == webhook.Canceled:
 		// Our own shutdown: no failed attempt.
 		return Decision{Verdict: Retry, At: now, Attempt: attempt}
-	case result.Outcome == webhook.Throttled && result.HasRetryAfter:
-		// The receiver works and says when: that costs none of the attempts, within reason.
+	case result.Outcome == webhook.Throttled:
+		// The receiver works and says that it is too much: that costs none of the attempts, within reason.
 		if age > putOffFactor*p.total()+putOffSlack {
 			return Decision{Verdict: Dead}
 		}
-		wait := min(max(result.RetryAfter, minRetryAfter), max(p.RetryAfterMax, minRetryAfter))
+		wait := throttlePause
+		if result.HasRetryAfter {
+			wait = result.RetryAfter
+		}
+		wait = min(max(wait, minRetryAfter), max(p.RetryAfterMax, minRetryAfter))
 		return Decision{Verdict: Retry, At: now.Add(wait), Attempt: attempt, Pause: true}
 	case attempt >= len(p.Schedule):
 		return Decision{Verdict: Dead}

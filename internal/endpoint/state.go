@@ -1,0 +1,159 @@
+package endpoint
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Mode says what an endpoint gets, when it is active again, of what came while it was not.
+type Mode string
+
+// The modes.
+const (
+	ModeAll             Mode = "all"               // everything, oldest first
+	ModeNewestFirst     Mode = "newest-first"      // everything, newest first
+	ModeLatestPerTarget Mode = "latest-per-target" // of each workspace and subject the last event
+	ModeSkip            Mode = "skip"              // nothing
+)
+
+// Modes are all modes, the default first.
+func Modes() []Mode { return []Mode{ModeAll, ModeNewestFirst, ModeLatestPerTarget, ModeSkip} }
+
+// ParseMode reads a mode; empty is [ModeAll].
+func ParseMode(s string) (Mode, error) {
+	if s == "" {
+		return ModeAll, nil
+	}
+	if !slices.Contains(Modes(), Mode(s)) {
+		return "", fmt.Errorf("%q is no way to resume: one of %v", s, Modes())
+	}
+	return Mode(s), nil
+}
+
+// State is what the relay remembers of an endpoint beside its settings, over restarts and for all replicas.
+type State struct {
+	// URLHash is of the URL that Disabled holds for: whoever changes the URL wants it tried.
+	URLHash  string    `json:"url_sha256,omitempty"`
+	Disabled *Disabled `json:"disabled,omitempty"`
+	// Position is the endpoint's place in the log while it is not active: what is stored behind it is left there. 0 = none.
+	Position uint64 `json:"position,omitempty"`
+	// Resume is how to go on from Position; empty means what the endpoint says.
+	Resume Mode `json:"resume,omitempty"`
+	// Spans are the parts of the log that the endpoint still has to get from the time when it was not active.
+	Spans []Span `json:"spans,omitempty"`
+	// FailingSince is when a run of failures began that no success has ended.
+	FailingSince *time.Time `json:"failing_since,omitempty"`
+	// Ordered is where the strict order stands at an event that failed.
+	Ordered *OrderedState `json:"ordered,omitempty"`
+}
+
+// Span is a part of the log, from and to inclusive.
+type Span struct {
+	From uint64 `json:"from"`
+	To   uint64 `json:"to"`
+	Mode Mode   `json:"mode"`
+	// Owner is the process that works on it, and Beat when it last said so.
+	Owner string    `json:"owner,omitempty"`
+	Beat  time.Time `json:"beat,omitzero"`
+}
+
+// OrderedState is the event at which an ordered endpoint stands, and its next attempt.
+type OrderedState struct {
+	Sequence uint64    `json:"sequence"`
+	Attempt  int       `json:"attempt"`
+	NextAt   time.Time `json:"next_at"`
+}
+
+func (s *State) empty() bool {
+	return s.Disabled == nil && s.Position == 0 && len(s.Spans) == 0 && s.FailingSince == nil && s.Ordered == nil
+}
+
+// UpdateState changes what is remembered of an endpoint, on what the bucket holds at that moment. change may be called
+// several times; where it answers false nothing is written. The snapshot holds the change when UpdateState returns.
+func (r *Registry) UpdateState(ctx context.Context, id string, change func(*State) bool) (changed bool, err error) {
+	for {
+		revision, changed, err := r.tryState(ctx, id, change)
+		switch {
+		case isConflict(err):
+			if err := pause(ctx); err != nil {
+				return false, err
+			}
+			continue
+		case err != nil:
+			return false, fmt.Errorf("remember state of endpoint %s: %w", id, err)
+		case !changed:
+			return false, nil
+		}
+		return true, r.seen(ctx, revision)
+	}
+}
+
+func (r *Registry) tryState(ctx context.Context, id string, change func(*State) bool) (revision uint64, changed bool, err error) {
+	var s State
+	var last uint64
+	entry, err := r.kv.Get(ctx, keyState+id)
+	switch {
+	case err == nil:
+		last = entry.Revision()
+		if err := json.Unmarshal(entry.Value(), &s); err != nil {
+			s = State{} // written by something else: what it says cannot be used
+		}
+	case !errors.Is(err, jetstream.ErrKeyNotFound):
+		return 0, false, err
+	}
+	if !change(&s) {
+		return 0, false, nil
+	}
+	value, err := json.Marshal(s)
+	if err != nil {
+		return 0, false, err
+	}
+	if last == 0 {
+		revision, err = r.kv.Create(ctx, keyState+id, value)
+	} else {
+		revision, err = r.kv.Update(ctx, keyState+id, value, last)
+	}
+	return revision, true, err
+}
+
+// pause lets the server that answered catch up: what is read may come from a replica that is behind.
+func pause(ctx context.Context) error {
+	select {
+	case <-time.After(20 * time.Millisecond):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func isConflict(err error) bool {
+	var api *jetstream.APIError
+	return errors.Is(err, jetstream.ErrKeyExists) ||
+		errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
+}
+
+// Fence returns when the snapshot holds everything that the bucket held when Fence was called.
+func (r *Registry) Fence(ctx context.Context) error {
+	status, err := r.kv.Status(ctx)
+	if err != nil {
+		return fmt.Errorf("fence: %w", err)
+	}
+	bucket, ok := status.(*jetstream.KeyValueBucketStatus)
+	if !ok {
+		return errors.New("fence: the bucket has no stream")
+	}
+	return r.seen(ctx, bucket.StreamInfo().State.LastSeq)
+}
+
+// Changes is closed when the snapshot is no longer the one that it was.
+func (r *Registry) Changes() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.moved
+}

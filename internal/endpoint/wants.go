@@ -1,0 +1,23 @@
+package endpoint
+
+import (
+	"slices"
+
+	"github.com/nex-crm/relay/internal/event"
+)
+
+// WantsType tells whether an event of a type from a workspace is one for the endpoint, by its patterns and workspaces.
+func (e *Endpoint) WantsType(workspace, eventType string) bool {
+	if len(e.Workspaces) > 0 && !slices.Contains(e.Workspaces, workspace) {
+		return false
+	}
+	if len(e.Events) == 0 {
+		return event.MatchPattern(DefaultEvents, eventType)
+	}
+	return slices.ContainsFunc(e.Events, func(p string) bool { return event.MatchPattern(p, eventType) })
+}
+
+// WantsContent tells whether an event is one for the endpoint by its filter; data is the event as it stands in the log.
+func (e *Endpoint) WantsContent(workspace string, data []byte) (bool, error) {
+	return true, nil
+}

@@ -1,0 +1,218 @@
+package fanout
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/nex-crm/relay/internal/bus"
+	"github.com/nex-crm/relay/internal/endpoint"
+)
+
+const (
+	// scanEvery is how often the backlogs are counted, to find those of earlier lives and of other replicas.
+	scanEvery = 5 * time.Second
+	// drainFetch is how many messages of a backlog are fetched at once.
+	drainFetch = 2
+)
+
+// active tells whether an endpoint is to get webhooks now.
+func (f *Fanout) active(id string) bool {
+	e := f.cfg.Endpoints.Snapshot().Get(id)
+	return e != nil && e.Active()
+}
+
+// drainable tells whether an endpoint's backlog may be brought back now: not while it is being put into another order.
+func (f *Fanout) drainable(id string) bool {
+	e := f.cfg.Endpoints.Snapshot().Get(id)
+	return e != nil && e.Active() && e.State.Position == 0 &&
+		!slices.ContainsFunc(e.State.Spans, func(s endpoint.Span) bool { return s.Mode != endpoint.ModeAll })
+}
+
+// stocked notes that n deliveries are in an endpoint's backlog now.
+func (f *Fanout) stocked(endpoint string, n int) {
+	f.mu.Lock()
+	l := f.lanes[endpoint]
+	f.mu.Unlock()
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	l.shelved -= n
+	l.stored++
+	l.mu.Unlock()
+	signal(l.room)
+}
+
+// startDrain has an endpoint's backlog brought back, if nobody does so already.
+func (f *Fanout) startDrain(l *lane) {
+	if !f.drainable(l.endpoint) {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stopping.Load() {
+		return
+	}
+	l.mu.Lock()
+	started := l.draining
+	l.draining = true
+	l.mu.Unlock()
+	if !started {
+		f.drainers.Go(func() { f.drain(f.runCtx, l) })
+	}
+}
+
+// drain brings an endpoint's backlog back, as the lane takes it, until there is none.
+func (f *Fanout) drain(ctx context.Context, l *lane) {
+	defer func() {
+		l.mu.Lock()
+		l.draining = false
+		l.mu.Unlock()
+	}()
+	wait := backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(100*time.Millisecond), backoff.WithMaxInterval(5*time.Second), backoff.WithMaxElapsedTime(0))
+	for ctx.Err() == nil && f.drainable(l.endpoint) {
+		done, err := f.drainConsumer(ctx, l)
+		if done || ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			f.log.Debug("a backlog cannot be read, trying on", "endpoint", l.endpoint, "error", err)
+		}
+		select {
+		case <-time.After(wait.NextBackOff()):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// drainConsumer reads the backlog until it is empty (done) or cannot be read.
+func (f *Fanout) drainConsumer(ctx context.Context, l *lane) (done bool, err error) {
+	c, err := f.cfg.Bus.JetStream().CreateOrUpdateConsumer(ctx, bus.StreamRetry, bus.BacklogConsumer(l.endpoint, ackWait))
+	if err != nil {
+		return false, fmt.Errorf("create consumer: %w", err)
+	}
+	for ctx.Err() == nil && f.drainable(l.endpoint) {
+		if !f.awaitOpen(ctx, l) {
+			continue
+		}
+		stored := l.storedNow()
+		batch, err := c.FetchNoWait(drainFetch)
+		if err != nil {
+			return false, fmt.Errorf("fetch: %w", err)
+		}
+		got := 0
+		for m := range batch.Messages() {
+			got++
+			f.handleBacklog(ctx, l, m)
+		}
+		if err := batch.Error(); err != nil && got == 0 {
+			return false, fmt.Errorf("fetch: %w", err)
+		}
+		if got > 0 {
+			continue
+		}
+		if done, err := f.drained(ctx, l, c, stored); done || err != nil {
+			return done, err
+		}
+	}
+	return true, nil
+}
+
+// awaitOpen waits while the lane takes nothing, a second at most, and tells whether it takes something.
+func (f *Fanout) awaitOpen(ctx context.Context, l *lane) bool {
+	l.mu.Lock()
+	now := time.Now()
+	left := max(l.pausedUntil.Sub(now), 0)
+	if l.circuit.open {
+		left = max(left, l.circuit.nextProbe.Sub(now), 0)
+	}
+	l.mu.Unlock()
+	if left == 0 {
+		return true
+	}
+	select {
+	case <-time.After(min(left, time.Second)):
+	case <-l.room:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+func (l *lane) storedNow() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stored
+}
+
+// drained tells whether there is no backlog any more: nothing waits, and nothing was stored since stored was asked for.
+func (f *Fanout) drained(ctx context.Context, l *lane, c jetstream.Consumer, stored int) (bool, error) {
+	info, err := c.Info(ctx)
+	if err != nil {
+		return false, fmt.Errorf("consumer: %w", err)
+	}
+	l.mu.Lock()
+	done := info.NumPending == 0 && l.shelved == 0 && l.stored == stored
+	if done {
+		l.behind = false
+	}
+	l.mu.Unlock()
+	if done {
+		return true, nil
+	}
+	select { // something is on its way, or another replica has it
+	case <-l.room:
+	case <-time.After(100 * time.Millisecond):
+	case <-ctx.Done():
+	}
+	return false, nil
+}
+
+// handleBacklog gives the deliveries of one message to the lane, as it takes them.
+func (f *Fanout) handleBacklog(ctx context.Context, l *lane, m jetstream.Msg) {
+	refs := f.references(m)
+	if len(refs) == 0 {
+		return
+	}
+	h := f.hold(ctx, m, len(m.Data()), len(refs))
+	if h == nil {
+		return
+	}
+	for i, ref := range refs {
+		if l.admit(ctx, ref.delivery(h)) {
+			continue
+		}
+		for _, ref := range refs[i:] { // stopping, or the endpoint was paused: back to where they were
+			f.backlog(ref.delivery(h))
+		}
+		return
+	}
+}
+
+// scanBacklogs is the step that finds the backlogs of which this process does not know.
+func (f *Fanout) scanBacklogs(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	waiting, all, err := f.cfg.Bus.RetryPending(ctx)
+	if err != nil {
+		return // NATS is away; the next scan tells
+	}
+	f.waiting.Store(int64(all))
+	snapshot := f.cfg.Endpoints.Snapshot()
+	for id := range waiting {
+		e := snapshot.Get(id)
+		if e == nil || !e.Active() {
+			continue
+		}
+		l := f.lane(e)
+		l.mu.Lock()
+		l.behind = true
+		l.mu.Unlock()
+		f.startDrain(l)
+	}
+}

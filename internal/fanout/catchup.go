@@ -1,0 +1,296 @@
+package fanout
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"slices"
+	"time"
+
+	"github.com/nex-crm/relay/internal/bus"
+	"github.com/nex-crm/relay/internal/endpoint"
+)
+
+const (
+	// beatEvery is how often whoever works on a span says so, and how far it has come; after beatLost somebody else goes on.
+	beatEvery, beatLost = 3 * time.Second, 15 * time.Second
+	// backwardChunk is how many sequences are read at a time where the newest go first.
+	backwardChunk = 8192
+)
+
+// startCatchUp works on an endpoint's spans, unless somebody does.
+func (f *Fanout) startCatchUp(ctx context.Context, e *endpoint.Endpoint) {
+	span := e.State.Spans[0]
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.catching[e.ID] || f.stopping.Load() || span.Owner != f.name && time.Since(span.Beat) < beatLost {
+		return
+	}
+	f.catching[e.ID] = true
+	f.drainers.Go(func() {
+		err := f.catchUp(ctx, e)
+		if err != nil && ctx.Err() == nil && !errors.Is(err, errInactive) && !errors.Is(err, errTaken) {
+			f.log.Warn("an endpoint cannot be given what it missed yet, trying on", "endpoint", e.ID, "error", err)
+		}
+		f.mu.Lock()
+		delete(f.catching, e.ID)
+		f.mu.Unlock()
+	})
+}
+
+// errTaken says that another replica works on the span.
+var errTaken = errors.New("another replica works on it")
+
+// catchUp turns an endpoint's first span into deliveries of its backlog.
+func (f *Fanout) catchUp(ctx context.Context, e *endpoint.Endpoint) error {
+	c := &catcher{fanout: f, endpoint: e, span: e.State.Spans[0]}
+	if err := c.beat(ctx); err != nil {
+		return err
+	}
+	var err error
+	switch c.span.Mode {
+	case endpoint.ModeNewestFirst:
+		err = c.newestFirst(ctx)
+	case endpoint.ModeLatestPerTarget:
+		err = c.latestPerTarget(ctx)
+	default:
+		err = c.all(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	c.done = true
+	if err := c.beat(ctx); err != nil {
+		return err
+	}
+	f.log.Info("endpoint has been given what came while it was not active", "endpoint", e.ID, "events", c.count, "resume", c.span.Mode)
+	f.scanBacklogs(ctx)
+	return nil
+}
+
+// catcher is one run over a span.
+type catcher struct {
+	fanout   *Fanout
+	endpoint *endpoint.Endpoint
+	span     endpoint.Span
+	done     bool
+	batch    []*delivery
+	count    int
+	beatAt   time.Time
+}
+
+// beat stores in the endpoint's state how far the span has come. It fails if somebody else has taken it.
+func (c *catcher) beat(ctx context.Context) error {
+	now := time.Now()
+	taken := false
+	_, err := c.fanout.cfg.Endpoints.UpdateState(ctx, c.endpoint.ID, func(s *endpoint.State) bool {
+		taken = len(s.Spans) == 0 || s.Spans[0].Owner != c.fanout.name && s.Spans[0].Owner != c.span.Owner
+		if taken {
+			return false
+		}
+		if c.done {
+			s.Spans = s.Spans[1:]
+			return true
+		}
+		s.Spans[0] = c.span
+		s.Spans[0].Owner, s.Spans[0].Beat = c.fanout.name, now
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	if taken {
+		return errTaken
+	}
+	c.span.Owner, c.beatAt = c.fanout.name, now
+	return c.fanout.stillActive(c.endpoint.ID)
+}
+
+// add puts one event behind the others.
+func (c *catcher) add(ctx context.Context, sequence uint64, id string, attempt int) error {
+	c.batch = append(c.batch, &delivery{endpoint: c.endpoint.ID, sequence: sequence, id: id, attempt: attempt})
+	c.count++
+	if len(c.batch) < batchMax {
+		return nil
+	}
+	return c.flush(ctx)
+}
+
+func (c *catcher) flush(ctx context.Context) error {
+	if len(c.batch) == 0 {
+		return nil
+	}
+	msg, _, err := parcel(place{endpoint: c.endpoint.ID}, c.batch)
+	if err != nil {
+		return err
+	}
+	c.batch = c.batch[:0]
+	return c.fanout.untilDoneIn(ctx, "store deliveries for later", func() error {
+		ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+		defer cancel()
+		_, err := c.fanout.cfg.Bus.JetStream().PublishMsg(ctx, msg)
+		return err
+	})
+}
+
+// progress stores from time to time what has been reached; move says how.
+func (c *catcher) progress(ctx context.Context, move func()) error {
+	if time.Since(c.beatAt) < beatEvery {
+		return nil
+	}
+	if err := c.flush(ctx); err != nil {
+		return err
+	}
+	move()
+	return c.beat(ctx)
+}
+
+// each reads the events for the endpoint of a part of the log, oldest first.
+func (c *catcher) each(ctx context.Context, from, to uint64, do func(bus.Stored) error) error {
+	if from > to {
+		return nil
+	}
+	return c.fanout.cfg.Bus.Read(ctx, filterSubjects(c.endpoint), from, to, func(m bus.Stored) error {
+		msg := newMessage(m.Subject, m.Header, m.Sequence, m.Time, m.Data)
+		if !c.fanout.wants(c.endpoint, msg.workspace, msg.eventType, m.Data) {
+			return nil
+		}
+		return do(m)
+	})
+}
+
+func (c *catcher) all(ctx context.Context) error {
+	err := c.each(ctx, c.span.From, c.span.To, func(m bus.Stored) error {
+		if err := c.add(ctx, m.Sequence, eventID(m.Header, m.Sequence), 1); err != nil {
+			return err
+		}
+		return c.progress(ctx, func() { c.span.From = m.Sequence + 1 })
+	})
+	if err != nil {
+		return err
+	}
+	return c.flush(ctx)
+}
+
+// newestFirst goes through the span from its end, and puts what waited before behind it, the newest first too.
+func (c *catcher) newestFirst(ctx context.Context) error {
+	waited, last, err := c.waiting(ctx) // what an earlier run has put there is among it
+	if err != nil {
+		return err
+	}
+	for c.span.To >= c.span.From {
+		from := c.span.From
+		if c.span.To-from >= backwardChunk {
+			from = c.span.To - backwardChunk + 1
+		}
+		var chunk []reference
+		err := c.each(ctx, from, c.span.To, func(m bus.Stored) error {
+			chunk = append(chunk, reference{Sequence: m.Sequence, ID: eventID(m.Header, m.Sequence), Attempt: 1})
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		for _, r := range slices.Backward(chunk) {
+			if err := c.add(ctx, r.Sequence, r.ID, r.Attempt); err != nil {
+				return err
+			}
+		}
+		if err := c.progress(ctx, func() { c.span.To = from - 1 }); err != nil {
+			return err
+		}
+		c.span.To = from - 1
+	}
+	slices.SortFunc(waited, func(a, b reference) int { return cmp.Compare(b.Sequence, a.Sequence) })
+	return c.replace(ctx, waited, last)
+}
+
+// target is the subject that an event is about, within its workspace.
+type target struct{ workspace, subject uint64 }
+
+// latestPerTarget keeps of the span, and of what waited before, the last event of each target. Events about nothing are
+// each one of a kind.
+func (c *catcher) latestPerTarget(ctx context.Context) error {
+	waited, last, err := c.waiting(ctx)
+	if err != nil {
+		return err
+	}
+	var list []reference
+	attempts := make(map[uint64]int, len(waited))
+	from := c.span.From
+	for _, r := range waited {
+		if r.Sequence > c.span.To {
+			list = append(list, r) // came after the endpoint was active again
+			continue
+		}
+		attempts[r.Sequence] = r.Attempt
+		from = min(from, r.Sequence)
+	}
+	seed := maphash.MakeSeed()
+	newest := map[target]uint64{}
+	var single []uint64
+	note := func(m bus.Stored) error {
+		workspace, subject := eventTarget(m)
+		if subject == "" {
+			single = append(single, m.Sequence)
+		} else {
+			newest[target{maphash.String(seed, workspace), maphash.String(seed, subject)}] = m.Sequence
+		}
+		return c.progress(ctx, func() {})
+	}
+	if err := c.each(ctx, from, c.span.From-1, func(m bus.Stored) error {
+		if attempts[m.Sequence] == 0 {
+			return nil // it was delivered
+		}
+		return note(m)
+	}); err != nil {
+		return err
+	}
+	if err := c.each(ctx, c.span.From, c.span.To, note); err != nil {
+		return err
+	}
+	for _, sequence := range newest {
+		single = append(single, sequence)
+	}
+	slices.Sort(single)
+	latest := make([]reference, 0, len(single)+len(list))
+	for _, sequence := range single {
+		latest = append(latest, reference{Sequence: sequence, Endpoint: c.endpoint.ID, Attempt: max(1, attempts[sequence])})
+	}
+	return c.replace(ctx, append(latest, list...), last)
+}
+
+// waiting is what waits for the endpoint, and the last message of RELAY_RETRY among it.
+func (c *catcher) waiting(ctx context.Context) (list []reference, last uint64, err error) {
+	last, err = c.fanout.cfg.Bus.ReadRetry(ctx, c.endpoint.ID, func(data []byte) error {
+		refs, err := parseReferences(data)
+		if err != nil {
+			return nil // handled where it is due
+		}
+		list = append(list, refs...)
+		return nil
+	})
+	if err != nil {
+		return nil, 0, fmt.Errorf("read what waits for %s: %w", c.endpoint.ID, err)
+	}
+	return list, last, nil
+}
+
+// replace stores list in the backlog, then removes what waited up to a message of RELAY_RETRY. Stopped in between, some
+// wait twice, none not at all.
+func (c *catcher) replace(ctx context.Context, list []reference, upTo uint64) error {
+	for _, r := range list {
+		if err := c.add(ctx, r.Sequence, r.ID, r.Attempt); err != nil {
+			return err
+		}
+	}
+	if err := c.flush(ctx); err != nil {
+		return err
+	}
+	if upTo == 0 {
+		return nil
+	}
+	return c.fanout.cfg.Bus.PurgeRetry(ctx, c.endpoint.ID, upTo+1)
+}

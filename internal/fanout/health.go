@@ -1,0 +1,86 @@
+package fanout
+
+import (
+	"time"
+
+	"github.com/nex-crm/relay/internal/endpoint"
+	"github.com/nex-crm/relay/internal/event"
+	"github.com/nex-crm/relay/internal/webhook"
+)
+
+// health tells of an endpoint that begins to only fail, or answers again, and disables one that has done nothing but fail for
+// too long.
+func (f *Fanout) health(e *endpoint.Endpoint, d *delivery, result webhook.Result, c change, now time.Time) {
+	since := e.State.FailingSince
+	switch {
+	case result.Outcome == webhook.Canceled, result.Outcome == webhook.Throttled:
+	case result.Outcome == webhook.Delivered:
+		if c.closed {
+			f.log.Info("endpoint has recovered: what waits for it is delivered", "endpoint", e.ID)
+			f.tellUnless(d, event.EndpointRecovered, e.ID, map[string]any{"endpoint": e.ID})
+		}
+		if since != nil {
+			f.noteFailing(e.ID, nil)
+		}
+	case c.opened:
+		f.log.Warn("endpoint only fails: it gets single attempts until one succeeds, the rest waits", "endpoint", e.ID, "since", c.since)
+		f.tellUnless(d, event.EndpointFailing, e.ID, map[string]any{
+			"endpoint": e.ID, "since": c.since.UTC(), "outcome": result.Outcome, "status": result.StatusCode, "error": errorText(result.Err),
+		})
+		if since == nil {
+			f.noteFailing(e.ID, &c.since)
+		}
+	case since != nil && f.cfg.DisableAfter > 0 && now.Sub(*since) >= f.cfg.DisableAfter:
+		f.disable(e.ID, "it did nothing but fail for "+f.cfg.DisableAfter.String(), "failing", nil, map[string]any{
+			"since": since.UTC(), "outcome": result.Outcome, "status": result.StatusCode,
+		})
+	}
+}
+
+// tellUnless tells news, unless the delivery that it is about was of news itself: they would feed each other.
+func (f *Fanout) tellUnless(d *delivery, eventType, id string, data any) {
+	if !event.IsNews(d.event.eventType) {
+		f.tell(eventType, id, data)
+	}
+}
+
+// noteFailing remembers since when an endpoint only fails, over restarts and for all replicas; nil = no longer.
+func (f *Fanout) noteFailing(id string, since *time.Time) {
+	f.write(nil, "note health of endpoint", func() error {
+		_, err := f.cfg.Endpoints.UpdateState(f.storeCtx, id, func(s *endpoint.State) bool {
+			if (s.FailingSince == nil) == (since == nil) {
+				return false
+			}
+			s.FailingSince = since
+			return true
+		})
+		return err
+	})
+}
+
+// filterFailed makes a filter that fails on an event seen: once for as long as it fails.
+func (f *Fanout) filterFailed(e *endpoint.Endpoint, err error) {
+	f.metrics.filterErrors.Inc()
+	f.filterMu.Lock()
+	said := f.filterSaid[e.ID]
+	f.filterSaid[e.ID] = FilterError{Error: err.Error(), At: time.Now().UTC(), Count: said.Count + 1}
+	f.filterMu.Unlock()
+	if said.Error == "" {
+		f.log.Warn("a filter fails on an event, which counts as no match", "endpoint", e.ID, "error", err)
+	}
+}
+
+// FilterError is how a filter last failed in this process.
+type FilterError struct {
+	Error string    `json:"error"`
+	At    time.Time `json:"at"`
+	Count int       `json:"count"`
+}
+
+// FilterErrors are the filters that failed, by endpoint.
+func (f *Fanout) FilterError(endpoint string) (FilterError, bool) {
+	f.filterMu.Lock()
+	defer f.filterMu.Unlock()
+	e, ok := f.filterSaid[endpoint]
+	return e, ok
+}

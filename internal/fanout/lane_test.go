@@ -1,0 +1,172 @@
+package fanout
+
+import (
+	"testing"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+	"golang.org/x/time/rate"
+
+	"github.com/nex-crm/relay/internal/webhook"
+)
+
+// busyLane is a lane with n attempts in flight and a queue.
+func busyLane(now time.Time, n, queued int, interval time.Duration) *lane {
+	f := &Fanout{queued: semaphore.NewWeighted(maxQueued)}
+	_ = f.queued.TryAcquire(int64(queued))
+	l := newLane(f, "crm")
+	l.setLimits(n, 0)
+	l.running, l.moved, l.paceStart, l.interval, l.queue = n, now, now, interval, make([]*delivery, queued)
+	return l
+}
+
+func TestLaneRefusesWhatWouldWaitTooLong(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	if busyLane(now, 4, 101, 10*time.Millisecond).offer(t.Context(), &delivery{}, true) { // 1.01 s of queue
+		t.Error("taken behind a second of queue")
+	}
+	if !busyLane(now, 4, 50, 10*time.Millisecond).offer(t.Context(), &delivery{}, true) {
+		t.Error("half a second of queue is refused")
+	}
+	behind := busyLane(now, 4, 0, 0)
+	behind.running, behind.behind = 0, true
+	if behind.offer(t.Context(), &delivery{}, true) {
+		t.Error("what comes new has overtaken the backlog")
+	}
+}
+
+func TestLaneThatStandsStill(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	if busyLane(now.Add(-10*time.Second), 4, 3, 10*time.Millisecond).offer(t.Context(), &delivery{}, true) {
+		t.Error("taken by an endpoint that has finished nothing for ten seconds")
+	}
+	slow := busyLane(now.Add(-10*time.Second), 1, 0, 5*time.Second) // an endpoint that takes 5 s is slow, not stuck
+	if slow.stalled(now) {
+		t.Error("a slow endpoint counts as standing still")
+	}
+}
+
+func TestLanePauses(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	l := busyLane(now, 4, 3, 0)
+	throttled := webhook.Result{Outcome: webhook.Throttled, StatusCode: 429}
+	c := l.learn(throttled, Decision{Verdict: Retry, At: now.Add(time.Hour), Pause: true}, now, now)
+	l.learn(throttled, Decision{Verdict: Retry, At: now.Add(time.Minute), Pause: true}, now, now) // the longer one holds
+	if len(c.evicted) != 3 || len(l.queue) != 0 {
+		t.Errorf("%d leave the lane, %d stay", len(c.evicted), len(l.queue))
+	}
+	if l.open(now.Add(59*time.Minute)) || !l.open(now.Add(61*time.Minute)) {
+		t.Error("not left alone for as long as it asked")
+	}
+	if l.window != 2 {
+		t.Errorf("%d attempts at once after one overload, 4 before", l.window)
+	}
+}
+
+func TestQueueWithoutAWorkerIsTakenAway(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	l := busyLane(now, 1, 2, 10*time.Millisecond)
+	l.pausedUntil = now.Add(time.Hour)
+	if l.next() != nil || l.running != 0 || len(l.queue) != 2 {
+		t.Fatalf("%d running, %d queued", l.running, len(l.queue))
+	}
+	l.pausedUntil = now.Add(-time.Millisecond)
+	if left := l.stuck(now); len(left) != 2 || len(l.queue) != 0 {
+		t.Errorf("%d taken, %d left", len(left), len(l.queue))
+	}
+}
+
+func TestLaneMeasuresItsPace(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	l := busyLane(now.Add(-2*time.Second), 2, 0, 0)
+	l.paceCount = 39 // in two seconds
+	l.next()
+	if l.interval < 49*time.Millisecond || l.interval > 60*time.Millisecond {
+		t.Errorf("pace %v, 40 in 2 s were finished", l.interval)
+	}
+}
+
+func TestLaneSlowStart(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	l := busyLane(now, 8, 0, 0)
+	failed := webhook.Result{Outcome: webhook.ServerError, StatusCode: 500}
+	ok := webhook.Result{Outcome: webhook.Delivered, StatusCode: 200}
+	for i := range circuitRun {
+		c := l.learn(failed, Decision{}, now, now.Add(circuitSpan))
+		if c.opened != (i == circuitRun-1) {
+			t.Fatalf("failure %d: opened %v", i+1, c.opened)
+		}
+	}
+	later := now.Add(circuitSpan + probeMin)
+	l.running = 0
+	if l.open(later.Add(-time.Millisecond)) || !l.open(later) {
+		t.Error("the first probe does not come after probeMin")
+	}
+	l.running = 1
+	if l.open(later) {
+		t.Error("two probes at once")
+	}
+	if c := l.learn(ok, Decision{}, later, later); !c.closed || l.window != 1 {
+		t.Errorf("closed %v, then %d at once", c.closed, l.window)
+	}
+	for range 20 {
+		l.learn(ok, Decision{}, later, later)
+	}
+	if l.window != 8 {
+		t.Errorf("%d at once after 20 successes, 8 are allowed", l.window)
+	}
+}
+
+func TestCircuit(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	var c circuit
+	for range 3 * circuitRun { // many at once, as when a receiver is restarted
+		if c.failed(now, now.Add(circuitSpan/2)) {
+			t.Fatal("opened before its span")
+		}
+	}
+	c.succeeded()
+	if c.failed(now, now.Add(time.Hour)) {
+		t.Error("opened at the first failure after a success")
+	}
+	for range circuitRun {
+		c.failed(now, now.Add(time.Hour))
+	}
+	if !c.open {
+		t.Fatal("not open")
+	}
+	before := c.nextProbe
+	if c.failed(now, before.Add(-time.Millisecond)); c.nextProbe != before {
+		t.Error("one that was in flight counts as a probe")
+	}
+	for range 30 {
+		c.failed(now, c.nextProbe)
+	}
+	if c.pause != probeMax {
+		t.Errorf("pause %v", c.pause)
+	}
+}
+
+func TestLaneRateLimit(t *testing.T) {
+	t.Parallel()
+	l := busyLane(time.Now(), 8, 0, 0)
+	l.running = 0
+	l.setLimits(8, 3)
+	if l.limiter.Burst() != 1 || l.limiter.Limit() != rate.Limit(3) {
+		t.Errorf("%v at once, %v a second", l.limiter.Burst(), l.limiter.Limit())
+	}
+	if l.limited = 3; l.free() {
+		t.Error("more wait for the limiter than it lets through in a second")
+	}
+	l.setLimits(8, 0)
+	if !l.free() {
+		t.Error("the limit was taken away and still holds")
+	}
+}

@@ -1,0 +1,279 @@
+package fanout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/nex-crm/relay/internal/endpoint"
+	"github.com/nex-crm/relay/internal/event"
+)
+
+// An endpoint that is not active (paused by its owner, disabled by the relay) keeps its place in the log: what is stored
+// behind it is left there and costs nothing. Three rules make that exact over all replicas, whatever each of them has heard:
+//
+//   - The place is any sequence read from the log after the endpoint is known to be inactive. What comes before, or while
+//     there is no place yet, goes into the backlog.
+//   - An event behind the place is left only by a replica that has asked, after the event was stored, whether the endpoint is
+//     still inactive (Fence).
+//   - When the endpoint is active again, everything from the place to the end of the log, read after that became known, is
+//     still to be delivered. What a replica left before is within; what is stored later nobody leaves.
+
+// maxFilters bounds the filter subjects of a consumer; more are asked for as everything.
+const maxFilters = 32
+
+// asleep sees to an event for an endpoint that is not active.
+func (f *Fanout) asleep(e *endpoint.Endpoint, d *delivery) {
+	if at := e.State.Position; at == 0 || d.sequence <= at {
+		f.backlog(d)
+		return
+	}
+	f.leavingMu.Lock()
+	f.leaving = append(f.leaving, d)
+	f.leavingMu.Unlock()
+	signal(f.leave)
+}
+
+// keepPlaces leaves events to the log until ctx ends.
+func (f *Fanout) keepPlaces(ctx context.Context) {
+	for {
+		select {
+		case <-f.leave:
+		case <-ctx.Done():
+			return
+		}
+		for !f.LeaveToLog(ctx) {
+			select {
+			case <-time.After(200 * time.Millisecond):
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// LeaveToLog is the step that keepPlaces repeats: it asks once whether the endpoints of the events that wait for it are still
+// inactive. It answers false if nobody answered.
+func (f *Fanout) LeaveToLog(ctx context.Context) bool {
+	f.leavingMu.Lock()
+	list := f.leaving
+	f.leaving = nil
+	f.leavingMu.Unlock()
+	if len(list) == 0 {
+		return true
+	}
+	fence, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	if err := f.cfg.Endpoints.Fence(fence); err != nil {
+		f.leavingMu.Lock()
+		f.leaving = append(list, f.leaving...)
+		f.leavingMu.Unlock()
+		return false
+	}
+	snapshot := f.cfg.Endpoints.Snapshot()
+	for _, d := range list {
+		switch e := snapshot.Get(d.endpoint); {
+		case e == nil:
+			d.held.settle()
+		case e.Active():
+			f.hand(ctx, e, d, true)
+		case e.State.Position == 0 || d.sequence <= e.State.Position:
+			f.backlog(d)
+		default:
+			d.held.settle() // left
+		}
+	}
+	return true
+}
+
+// keepLeaving stores what still waits to be left when the relay stops: another start would get it only when its
+// acknowledgement is overdue.
+func (f *Fanout) keepLeaving() {
+	f.leavingMu.Lock()
+	list := f.leaving
+	f.leaving = nil
+	f.leavingMu.Unlock()
+	for _, d := range list {
+		f.backlog(d)
+	}
+}
+
+// follow carries out what changes of the endpoints ask for, until ctx ends.
+func (f *Fanout) follow(ctx context.Context) {
+	ticker := time.NewTicker(scanEvery)
+	defer ticker.Stop()
+	for {
+		changes := f.cfg.Endpoints.Changes()
+		f.reconcile(ctx)
+		select {
+		case <-changes:
+		case <-ticker.C:
+			f.scanBacklogs(ctx)
+		case <-ctx.Done():
+			f.stopOrdered()
+			return
+		}
+	}
+}
+
+// reconcile is the step that follow repeats.
+func (f *Fanout) reconcile(ctx context.Context) {
+	snapshot := f.cfg.Endpoints.Snapshot()
+	for _, e := range snapshot.All() {
+		var err error
+		switch {
+		case !e.Active() && e.State.Position == 0:
+			err = f.takePlace(ctx, e)
+		case e.Active() && e.State.Position != 0:
+			err = f.goOn(ctx, e)
+		case e.Active() && len(e.State.Spans) > 0:
+			f.startCatchUp(ctx, e)
+		}
+		if err != nil && ctx.Err() == nil {
+			f.log.Warn("an endpoint's place in the log cannot be noted yet, trying on", "endpoint", e.ID, "error", err)
+		}
+		if e.Active() {
+			f.wakeLane(e)
+		}
+	}
+	f.reconcileOrdered(ctx, snapshot)
+}
+
+// wakeLane has the backlog of an endpoint brought back that may have become active just now.
+func (f *Fanout) wakeLane(e *endpoint.Endpoint) {
+	f.mu.Lock()
+	l := f.lanes[e.ID]
+	f.mu.Unlock()
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	behind := l.behind && !l.draining
+	l.mu.Unlock()
+	if behind {
+		f.startDrain(l)
+	}
+}
+
+// takePlace notes where an endpoint that has become inactive stands.
+func (f *Fanout) takePlace(ctx context.Context, e *endpoint.Endpoint) error {
+	last, err := f.cfg.Bus.LastSequence(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = f.cfg.Endpoints.UpdateState(ctx, e.ID, func(s *endpoint.State) bool {
+		if s.Position != 0 {
+			return false
+		}
+		s.Position = max(last, 1)
+		return true
+	})
+	return err
+}
+
+// goOn notes what an endpoint that has become active again still has to get.
+func (f *Fanout) goOn(ctx context.Context, e *endpoint.Endpoint) error {
+	last, err := f.cfg.Bus.LastSequence(ctx)
+	if err != nil {
+		return err
+	}
+	mode := resumeMode(e)
+	if mode == endpoint.ModeSkip {
+		if err := f.skip(ctx, e); err != nil {
+			return err
+		}
+	}
+	changed, err := f.cfg.Endpoints.UpdateState(ctx, e.ID, func(s *endpoint.State) bool {
+		if s.Position == 0 {
+			return false // another replica was faster
+		}
+		if !e.Ordered && mode != endpoint.ModeSkip && (last > s.Position || mode != endpoint.ModeAll) {
+			s.Spans = append(s.Spans, endpoint.Span{From: s.Position + 1, To: last, Mode: mode})
+		}
+		s.Position, s.Resume = 0, ""
+		return true
+	})
+	if err == nil && changed {
+		f.log.Info("endpoint goes on", "endpoint", e.ID, "from", e.State.Position+1, "to", last, "resume", mode)
+		f.tell(event.EndpointResumed, e.ID, map[string]any{"endpoint": e.ID, "resume": mode, "from": e.State.Position + 1, "to": last})
+	}
+	return err
+}
+
+func resumeMode(e *endpoint.Endpoint) endpoint.Mode {
+	mode := e.State.Resume
+	if mode == "" {
+		mode = e.Resume
+	}
+	if mode == "" || e.Ordered && mode != endpoint.ModeSkip {
+		return endpoint.ModeAll
+	}
+	return mode
+}
+
+// skip removes what waits for an endpoint.
+func (f *Fanout) skip(ctx context.Context, e *endpoint.Endpoint) error {
+	if e.Ordered {
+		if err := f.restartOrdered(ctx, e); err != nil {
+			return err
+		}
+	}
+	return f.cfg.Bus.PurgeRetry(ctx, e.ID, 0)
+}
+
+// tell publishes an operational event about an endpoint in the background, trying until it is stored or the relay stops.
+func (f *Fanout) tell(eventType, id string, data any) {
+	f.write(nil, "tell "+eventType, func() error { return f.news(eventType, id, data) })
+}
+
+// wants tells whether an event is one for the endpoint, its state aside.
+func (f *Fanout) wants(e *endpoint.Endpoint, workspace, eventType string, data []byte) bool {
+	if !e.WantsType(workspace, eventType) {
+		return false
+	}
+	ok, err := e.WantsContent(workspace, data)
+	if err != nil {
+		f.filterFailed(e, err)
+	}
+	return ok
+}
+
+// filterSubjects are the subjects of the log on which the events for an endpoint stand, and perhaps others.
+func filterSubjects(e *endpoint.Endpoint) []string {
+	patterns, workspaces := e.Events, e.Workspaces
+	if len(patterns) == 0 {
+		patterns = []string{endpoint.DefaultEvents}
+	}
+	if len(workspaces) == 0 {
+		workspaces = []string{"*"}
+	}
+	if len(patterns)*len(workspaces) > maxFilters {
+		return []string{"nex.>"}
+	}
+	var out []string
+	for _, w := range workspaces {
+		for _, p := range patterns {
+			subject := event.PatternSubject(w, p)
+			for _, other := range out {
+				if server.SubjectsCollide(subject, other) {
+					return []string{"nex.>"} // a consumer's filters must not overlap
+				}
+			}
+			out = append(out, subject)
+		}
+	}
+	return out
+}
+
+// errInactive ends reading on for an endpoint that is to get nothing now.
+var errInactive = errors.New("the endpoint is not active")
+
+func (f *Fanout) stillActive(id string) error {
+	if !f.active(id) {
+		return fmt.Errorf("%s: %w", id, errInactive)
+	}
+	return nil
+}
