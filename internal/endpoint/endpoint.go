@@ -31,6 +31,8 @@ type Endpoint struct {
 	Events []string
 	// Workspaces are tokens (see event.Token); none means all.
 	Workspaces []string
+	// Filter is an expression that an event must pass (see [CompileFilter]); empty passes every event.
+	Filter string
 	// Secrets sign, the first being the current one: during a rotation every attempt carries a signature of each.
 	Secrets []webhook.Secret
 	Headers map[string]string
@@ -116,6 +118,11 @@ func (e *Endpoint) Validate(limits Limits) error {
 	for i, w := range e.Workspaces {
 		if w == "" || event.Token(w) != w {
 			bad(fmt.Sprintf("workspaces[%d]", i), "%q is no workspace token: lower case a-z 0-9 _ -", w)
+		}
+	}
+	if e.Filter != "" {
+		if _, err := filters.get(e.Filter); err != nil {
+			bad("filter", "%v", err)
 		}
 	}
 	if len(e.Secrets) == 0 {

@@ -17,7 +17,15 @@ func (e *Endpoint) WantsType(workspace, eventType string) bool {
 	return slices.ContainsFunc(e.Events, func(p string) bool { return event.MatchPattern(p, eventType) })
 }
 
-// WantsContent tells whether an event is one for the endpoint by its filter; data is the event as it stands in the log.
-func (e *Endpoint) WantsContent(workspace string, data []byte) (bool, error) {
-	return true, nil
+// WantsContent tells whether an event is one for the endpoint by its filter. An error says that the filter failed, which
+// counts as no match.
+func (e *Endpoint) WantsContent(view *View) (bool, error) {
+	if e.Filter == "" {
+		return true, nil
+	}
+	f, err := filters.get(e.Filter)
+	if err != nil {
+		return false, err
+	}
+	return f.Match(view)
 }

@@ -323,13 +323,10 @@ func (f *Fanout) handleEvent(ctx context.Context, m jetstream.Msg) {
 // match is who wants an event: the endpoints that are to get it, and those that are not active but keep their place. Ordered
 // ones have a way of their own.
 func (f *Fanout) match(workspace, eventType string, data []byte) (active, asleep []*endpoint.Endpoint) {
-	snapshot := f.cfg.Endpoints.Snapshot()
-	active = slices.DeleteFunc(snapshot.Match(nil, workspace, eventType), func(e *endpoint.Endpoint) bool { return e.Ordered })
-	for _, e := range snapshot.Inactive() {
-		if !e.Ordered && f.wants(e, workspace, eventType, data) {
-			asleep = append(asleep, e)
-		}
-	}
+	snapshot, view := f.cfg.Endpoints.Snapshot(), endpoint.NewView(workspace, data)
+	ordered := func(e *endpoint.Endpoint) bool { return e.Ordered }
+	active = slices.DeleteFunc(snapshot.Match(nil, workspace, eventType, view, f.filterFailed), ordered)
+	asleep = slices.DeleteFunc(snapshot.MatchInactive(nil, workspace, eventType, view, f.filterFailed), ordered)
 	return active, asleep
 }
 

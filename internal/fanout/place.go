@@ -234,7 +234,7 @@ func (f *Fanout) wants(e *endpoint.Endpoint, workspace, eventType string, data [
 	if !e.WantsType(workspace, eventType) {
 		return false
 	}
-	ok, err := e.WantsContent(workspace, data)
+	ok, err := e.WantsContent(endpoint.NewView(workspace, data))
 	if err != nil {
 		f.filterFailed(e, err)
 	}
