@@ -7,7 +7,7 @@ import (
 
 // filters holds what is compiled, by source: endpoints of equal filters share one, and a snapshot made anew after one
 // change (see [Registry]) compiles that one. It keeps nothing alive; the snapshots do.
-var filters = filterCache{compiled: map[string]weak.Pointer[Filter]{}}
+var filters = newFilterCache()
 
 type filterCache struct {
 	mu       sync.Mutex
@@ -16,6 +16,10 @@ type filterCache struct {
 }
 
 const minSweep = 1024
+
+func newFilterCache() *filterCache {
+	return &filterCache{compiled: map[string]weak.Pointer[Filter]{}}
+}
 
 func (c *filterCache) get(source string) (*Filter, error) {
 	c.mu.Lock()
