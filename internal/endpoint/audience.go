@@ -1,9 +1,7 @@
 package endpoint
 
 import (
-	"cmp"
 	"slices"
-	"sort"
 
 	"github.com/expr-lang/expr/vm"
 )
@@ -15,9 +13,10 @@ type audience struct {
 
 	// Each group stands in one of these: under a condition that must hold, so that an event looks at those groups only
 	// where it does, or in rest.
-	equal []equalIndex
-	bound []boundIndex
-	rest  []*group
+	equal  []equalIndex
+	bounds []boundIndex
+	texts  []textIndex
+	rest   []*group
 }
 
 // group is the endpoints at one subject that have the same filter; it is evaluated once for all of them.
@@ -28,140 +27,141 @@ type group struct {
 	members []int32
 }
 
-// equalIndex finds the groups that have a condition path == value.
-type equalIndex struct {
-	path   int32
-	groups map[any][]*group
-}
-
-// boundIndex finds the groups that have a condition path op number, for the op > and >= (over true) or < and <=. Those
-// that hold are at the front: the lower a lower bound, the more numbers lie above it.
-type boundIndex struct {
-	path   int32
-	over   bool
-	bounds []bound
-}
-
-type bound struct {
-	condition *condition
-	group     *group
-}
-
-func (b bound) limit() float64 { return b.condition.values[0].(float64) }
-
-// place names an entry of the indexes, to count how many groups could stand at it.
+// place is where a group can stand in the indexes of its audience.
 type place struct {
+	kind  placeKind
 	path  int32
-	over  bool
-	value any // nil in a boundIndex
+	value any    // of atValue
+	gram  uint32 // of atGram
 }
 
-// index puts each group where the fewest others could stand: of event.type == "…" && event.data.customer == "…" the
+type placeKind uint8
+
+const (
+	atValue placeKind = iota // path == value
+	above                    // path >= a number
+	below                    // path <= a number
+	atGram                   // path contains a text that has these four bytes
+	anyGram                  // counts the texts of a path
+)
+
+// minTexts is how many groups must search one path for texts before it is searched for all of them at once.
+const minTexts = 32
+
+// index puts each group where the fewest others could stand: of event.type == "…" && event.data.customer == "…" at the
 // customer, if most ask for the same type.
 func (a *audience) index() {
 	count := map[place]int{}
 	for _, g := range a.groups {
-		g.places(func(_ int, places []place) {
+		g.alternatives(func(places []place) {
 			for _, p := range places {
 				count[p]++
 			}
 		})
 	}
-	equals, bounds := map[int32]int{}, map[place]int{}
+	b := indexBuilder{a, map[place]int{}}
 	for _, g := range a.groups {
-		best, at, cost := -1, []place(nil), 0
-		g.places(func(i int, places []place) {
-			sum := 0
-			for _, p := range places {
-				if p.value == nil {
-					sum += (count[p] + 1) / 2 // a bound holds for half of the events, for want of a better guess
-				} else {
-					sum += count[p]
-				}
-			}
-			if best < 0 || sum < cost {
-				best, at, cost = i, slices.Clone(places), sum
+		var best []place
+		least := 0
+		g.alternatives(func(places []place) {
+			if n := cost(places, count); n > 0 && (best == nil || n < least) {
+				best, least = slices.Clone(places), n
 			}
 		})
-		switch {
-		case best < 0:
-			a.rest = append(a.rest, g)
-		case at[0].value == nil:
-			x := indexAt(&a.bound, bounds, at[0], boundIndex{path: at[0].path, over: at[0].over})
-			x.bounds = append(x.bounds, bound{&g.filter.conditions[best], g})
-		default:
-			x := indexAt(&a.equal, equals, at[0].path, equalIndex{path: at[0].path, groups: map[any][]*group{}})
-			for _, p := range at {
-				x.groups[p.value] = append(x.groups[p.value], g)
+		b.put(g, best)
+	}
+	for _, x := range a.bounds {
+		x.sort()
+	}
+	for i := range a.texts {
+		a.texts[i].finish()
+	}
+}
+
+// cost is how many groups an event probably finds at places, 0 if a group cannot stand there.
+func cost(places []place, count map[place]int) (n int) {
+	for _, p := range places {
+		switch p.kind {
+		case atValue:
+			n += count[p]
+		case above, below: // half, for want of a better guess
+			n += (count[p] + 1) / 2
+		case atGram:
+			if count[place{kind: anyGram, path: p.path}] >= minTexts {
+				n += count[p]
 			}
 		}
 	}
-	for _, x := range a.bound {
-		x.sort()
-	}
+	return n
 }
 
-// indexAt is the index in list that a key stands for, added if it is new.
-func indexAt[T any, K comparable](list *[]T, known map[K]int, key K, fresh T) *T {
-	i, ok := known[key]
-	if !ok {
-		i = len(*list)
-		known[key] = i
-		*list = append(*list, fresh)
-	}
-	return &(*list)[i]
-}
-
-// places calls with the entries that each condition of the group could stand at. The slice is used again.
-func (g *group) places(call func(condition int, places []place)) {
+// alternatives calls with each set of places that the group could stand at: it must stand at all of a set. The slice is
+// used again.
+func (g *group) alternatives(call func([]place)) {
 	if g.filter == nil {
 		return
 	}
 	var places []place
 	for i, c := range g.filter.conditions {
+		path := g.paths[i]
 		places = places[:0]
 		switch c.op {
 		case "==":
 			for _, v := range c.values {
-				places = append(places, place{path: g.paths[i], value: v})
+				places = append(places, place{kind: atValue, path: path, value: v})
 			}
+			call(places)
 		case ">", ">=":
-			places = append(places, place{path: g.paths[i], over: true})
+			call(append(places, place{kind: above, path: path}))
 		case "<", "<=":
-			places = append(places, place{path: g.paths[i]})
-		default:
-			continue
+			call(append(places, place{kind: below, path: path}))
+		case "contains", "startsWith", "endsWith":
+			call(append(places, place{kind: anyGram, path: path}))
+			for gram := range grams(c.values[0].(string)) {
+				call(append(places, place{kind: atGram, path: path, gram: gram}))
+			}
 		}
-		call(i, places)
 	}
 }
 
-// sort puts those first that hold for the most numbers; at one number >= holds before >.
-func (x *boundIndex) sort() {
-	slices.SortStableFunc(x.bounds, func(a, b bound) int {
-		byLimit := cmp.Compare(a.limit(), b.limit())
-		if !x.over {
-			byLimit = -byLimit
+type indexBuilder struct {
+	*audience
+	at map[place]int // which index of its kind a path has
+}
+
+func (b *indexBuilder) put(g *group, places []place) {
+	if places == nil {
+		b.rest = append(b.rest, g)
+		return
+	}
+	for _, p := range places {
+		switch p.kind {
+		case atValue:
+			x := indexAt(b, &b.equal, p, equalIndex{path: p.path, groups: map[any][]*group{}})
+			x.groups[p.value] = append(x.groups[p.value], g)
+		case above, below:
+			x := indexAt(b, &b.bounds, p, boundIndex{path: p.path, over: p.kind == above})
+			x.intervals = append(x.intervals, g.interval(p.path))
+		case atGram:
+			x := indexAt(b, &b.texts, p, textIndex{path: p.path, groups: map[uint32]*textGroups{}})
+			if x.groups[p.gram] == nil {
+				x.groups[p.gram] = &textGroups{}
+			}
+			x.groups[p.gram].list = append(x.groups[p.gram].list, g)
 		}
-		return cmp.Or(byLimit, cmp.Compare(len(b.condition.op), len(a.condition.op)))
-	})
+	}
 }
 
-func (x *boundIndex) holding(value any) []bound {
-	if _, ok := value.(float64); !ok {
-		return nil
+// indexAt is the index of a path in list, added if it is new.
+func indexAt[T any](b *indexBuilder, list *[]T, p place, fresh T) *T {
+	key := place{kind: p.kind, path: p.path}
+	i, ok := b.at[key]
+	if !ok {
+		i = len(*list)
+		b.at[key] = i
+		*list = append(*list, fresh)
 	}
-	n := sort.Search(len(x.bounds), func(i int) bool { return !x.bounds[i].condition.holds(value) })
-	return x.bounds[:n]
-}
-
-func (x *equalIndex) holding(value any) []*group {
-	switch value.(type) {
-	case string, float64, bool:
-		return x.groups[value]
-	default: // lists and objects equal no literal, and cannot be looked up
-		return nil
-	}
+	return &(*list)[i]
 }
 
 // matching is the matching of one event, and its memory for the next one.
@@ -182,6 +182,7 @@ type matching struct {
 	seen    []uint32
 	round   uint32
 	results map[*Filter]result
+	found   map[*textGroups]struct{}
 }
 
 type pathValue struct {
@@ -195,7 +196,7 @@ type result struct {
 }
 
 func newMatching(s *Snapshot) *matching {
-	m := &matching{snapshot: s, machine: vm.VM{MemoryBudget: maxElements}, values: make([]pathValue, len(s.paths)), results: map[*Filter]result{}}
+	m := &matching{snapshot: s, machine: vm.VM{MemoryBudget: maxElements}, values: make([]pathValue, len(s.paths)), results: map[*Filter]result{}, found: map[*textGroups]struct{}{}}
 	m.meet = func(a *audience) { m.audiences = append(m.audiences, a) }
 	return m
 }
@@ -231,16 +232,19 @@ func (m *matching) filter(a *audience) {
 	}
 	for i := range a.equal {
 		if value, ok := m.value(a.equal[i].path); ok {
-			for _, g := range a.equal[i].holding(value) {
+			for _, g := range a.equal[i].at(value) {
 				m.decide(g)
 			}
 		}
 	}
-	for i := range a.bound {
-		if value, ok := m.value(a.bound[i].path); ok {
-			for _, b := range a.bound[i].holding(value) {
-				m.decide(b.group)
-			}
+	for i := range a.bounds {
+		if value, ok := m.value(a.bounds[i].path); ok {
+			a.bounds[i].each(value, m.decide)
+		}
+	}
+	for i := range a.texts {
+		if value, ok := m.value(a.texts[i].path); ok {
+			a.texts[i].each(value, m.found, m.decide)
 		}
 	}
 	for _, g := range a.rest {

@@ -23,6 +23,7 @@ type path struct {
 	key       string // one for each different path
 	attribute string
 	steps     []step
+	lower     bool // lower(path)
 }
 
 type step struct {
@@ -32,6 +33,15 @@ type step struct {
 
 // value is what the path leads to in a decoded view; false where the machine would fail.
 func (p *path) value(v *View) (any, bool) {
+	value, ok := p.walk(v)
+	if !p.lower || !ok {
+		return value, ok
+	}
+	text, ok := value.(string)
+	return strings.ToLower(text), ok
+}
+
+func (p *path) walk(v *View) (any, bool) {
 	if p.attribute != "data" {
 		return *v.env.Event.text(p.attribute), true
 	}
@@ -244,8 +254,13 @@ func literal(n ast.Node) (any, bool) {
 	}
 }
 
-// pathOf reads event.type, event.data.a.b, event.data?.a["b"].
+// pathOf reads event.type, event.data.a.b, event.data?.a["b"], and lower() of one.
 func pathOf(n ast.Node) (path, bool) {
+	if call, ok := n.(*ast.BuiltinNode); ok && call.Name == "lower" && len(call.Arguments) == 1 {
+		p, ok := pathOf(call.Arguments[0])
+		p.key, p.lower = "lower "+p.key, true
+		return p, ok
+	}
 	if chain, ok := n.(*ast.ChainNode); ok {
 		n = chain.Node
 	}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/nex-crm/relay/internal/endpoint"
@@ -205,6 +206,7 @@ func TestHostileEvents(t *testing.T) {
 		`event.type == "nex.insight.risk"`, `event.data.confidence >= 0.8`, `event.data.confidence == nil`, `event.data.target.hint contains "x"`,
 		`any(event.data, # == 1)`, `event.data == event.data`, `event.data.target.hint matches "^.$"`, `event.data in event.data`,
 	}
+	set := newFilterSet(t, sources)
 	for name, tt := range hostileEvents {
 		f, err := endpoint.CompileFilter(sources[0])
 		if err != nil {
@@ -217,7 +219,7 @@ func TestHostileEvents(t *testing.T) {
 		if want := tt.err == "" && name != "no type"; ok != want {
 			t.Errorf("%s: %v", name, ok)
 		}
-		agree(t, []byte(tt.data), sources)
+		set.agree(t, []byte(tt.data))
 	}
 	for source, data := range map[string]string{
 		`event.data.confidence == nil`:                 hostileEvents["a huge number"].data,
@@ -263,40 +265,49 @@ func matchAll(t testing.TB, data []byte, sources ...string) []string {
 	return ids(snapshotOf(withFilters(sources...)...).Match(nil, "acme", "nex.insight.risk", endpoint.NewView("acme", data), nil))
 }
 
-// agree compares a snapshot of many filters with the evaluation of each of them.
-func agree(t testing.TB, data []byte, sources []string) {
+// filterSet is filters, each alone and all in a snapshot.
+type filterSet struct {
+	alone    []*endpoint.Filter
+	snapshot *endpoint.Snapshot
+}
+
+func newFilterSet(t testing.TB, sources []string) filterSet {
 	t.Helper()
-	var want []string
-	failed := map[string]bool{}
-	list := withFilters(sources...)
-	view := endpoint.NewView("acme", data)
-	for _, e := range list {
-		f, err := endpoint.CompileFilter(e.Filter)
+	s := filterSet{snapshot: snapshotOf(withFilters(sources...)...)}
+	for _, source := range sources {
+		f, err := endpoint.CompileFilter(source)
 		if err != nil {
-			t.Fatalf("%s: %v", e.Filter, err)
+			t.Fatalf("%s: %v", source, err)
 		}
-		switch ok, err := f.Match(view); {
-		case err != nil:
-			failed[e.ID] = true
-		case ok:
-			want = append(want, e.ID)
-		}
+		s.alone = append(s.alone, f)
 	}
+	return s
+}
+
+// agree compares what the snapshot finds with the evaluation of each filter, and tells how many match.
+func (s filterSet) agree(t testing.TB, data []byte) int {
+	t.Helper()
 	told := map[string]int{}
-	found := snapshotOf(list...).Match(nil, "acme", "nex.insight.risk", endpoint.NewView("acme", data), func(e *endpoint.Endpoint, err error) {
-		if told[e.ID]++; told[e.ID] > 1 || !failed[e.ID] || err == nil {
-			t.Errorf("%s failed (%d. time): %v; evaluated alone it did: %v", e.Filter, told[e.ID], err, failed[e.ID])
+	found := ids(s.snapshot.Match(nil, "acme", "nex.insight.risk", endpoint.NewView("acme", data), func(e *endpoint.Endpoint, err error) {
+		if told[e.ID]++; err == nil {
+			t.Errorf("%s failed with no error", e.Filter)
 		}
-	})
-	got := ids(found)
-	if slices.Equal(got, want) {
-		return
+	}))
+	if len(slices.Compact(slices.Clone(found))) != len(found) {
+		t.Errorf("found twice: %v", found)
 	}
-	for i, e := range list {
-		if a, b := slices.Contains(got, e.ID), slices.Contains(want, e.ID); a != b {
-			t.Errorf("%s over %.300s: %v by the snapshot, %v alone", sources[i], data, a, b)
+	view := endpoint.NewView("acme", data)
+	for i, f := range s.alone {
+		want, err := f.Match(view)
+		id := fmt.Sprintf("%05d", i)
+		if _, got := slices.BinarySearch(found, id); got != want {
+			t.Errorf("%s over %.300s: %v by the snapshot, %v alone (%v)", f.Source(), data, got, want, err)
+		}
+		if n := told[id]; n > 1 || n == 1 && err == nil {
+			t.Errorf("%s over %.300s: heard %d times that it failed; alone: %v", f.Source(), data, n, err)
 		}
 	}
+	return len(found)
 }
 
 // generator makes filters and events over few names and values, so that they meet.
@@ -327,7 +338,10 @@ func (g generator) literals(of func() string) string {
 
 func (g generator) leaf() string {
 	p := g.path()
-	switch g.IntN(14) {
+	if g.IntN(8) == 0 {
+		p = "lower(" + p + ")"
+	}
+	switch g.IntN(16) {
 	case 0, 1:
 		return p + g.pick(" == ", " != ") + g.literal()
 	case 2:
@@ -341,7 +355,7 @@ func (g generator) leaf() string {
 	case 7:
 		return p + " in " + g.literals(func() string { return g.pick(`"a"`, `"b"`, `""`, `"ab"`) })
 	case 8:
-		return p + g.pick(" contains ", " startsWith ", " endsWith ") + g.pick(`"a"`, `""`, `"b"`)
+		return p + g.pick(" contains ", " startsWith ", " endsWith ") + g.pick(`"a"`, `""`, `"abcd"`, `"bcda"`, `"abcdab"`, `"éé"`, `"aéaé"`)
 	case 9:
 		return g.pick("", "!", "not ") + p
 	case 10:
@@ -349,6 +363,10 @@ func (g generator) leaf() string {
 	case 11:
 		return p + " == " + g.literal() + " || " + p + g.pick(" == ", " in [1, 2] || "+p+" == ") + g.literal()
 	case 12:
+		return "(" + p + " == " + g.literal() + g.pick(" || ", " or ") + g.path() + " == " + g.literal() + ")"
+	case 13:
+		return "(" + p + g.pick(" in [1, 2] || ", ` in ["a", "ab"] || `) + p + " == " + g.literal() + ")"
+	case 14:
 		return p + g.pick(" < ", " >= ") + `"a"`
 	default:
 		return "(" + p + " ?? " + g.literal() + ") == " + g.literal()
@@ -389,7 +407,7 @@ func (g generator) value(depth int) string {
 	if depth > 0 && g.IntN(2) == 0 {
 		return `{"a":` + g.value(depth-1) + `,"b":` + g.value(depth-1) + `}`
 	}
-	return g.pick(`"a"`, `"b"`, `""`, `"ab"`, `"é"`, `"\u0000"`, `0`, `-0.0`, `1`, `1.0`, `-1`, `0.5`, `1e300`, `-1e300`, `1e999`, `9007199254740993`, `9007199254740992`,
+	return g.pick(`"a"`, `"b"`, `""`, `"ab"`, `"abcdabcdabcd"`, `"ABCDA"`, `"xéaéaéé"`, `"é"`, `"\u0000"`, `0`, `-0.0`, `1`, `1.0`, `-1`, `0.5`, `-0.5`, `1e300`, `-1e300`, `1e999`, `9007199254740993`, `9007199254740992`,
 		`true`, `false`, `null`, `[]`, `["a",1]`, `{}`)
 }
 
@@ -398,18 +416,41 @@ func (g generator) event() []byte {
 		return []byte(`{"type":"nex.insight.risk","data":` + g.value(1) + `}`)
 	}
 	return []byte(`{"type":"nex.insight.risk","subject":` + g.pick(`""`, `"a"`) + `,"data":{"a":` + g.value(2) + `,"b":` + g.value(1) +
-		`,"l":` + g.pick(`[]`, `["a"]`, `[1,"b",null]`, `"a"`, `null`) + `}}`)
+		`,"t":"` + g.text(g.IntN(30)) + `","l":` + g.pick(`[]`, `["a"]`, `[1,"b",null]`, `"a"`, `null`) + `}}`)
+}
+
+// text is made of few letters, so that one is often in another.
+func (g generator) text(n int) string {
+	var b strings.Builder
+	for range n {
+		b.WriteString(g.pick("a", "b", "é"))
+	}
+	return b.String()
+}
+
+// search looks for a text in one place: enough of them are looked for all at once.
+func (g generator) search() string {
+	return g.pick("event.data.t", "event.data.t", "lower(event.data.t)") + g.pick(" contains ", " contains ", " startsWith ", " endsWith ") + `"` + g.text(g.IntN(9)) + `"` +
+		g.pick("", "", ` && event.data.a >= 0`, ` && event.data.b != "a"`, ` && any(event.data.l, # == "a")`)
 }
 
 // The index finds what the evaluation of every filter finds.
 func TestIndexIsTheExpression(t *testing.T) {
 	t.Parallel()
 	g := generator{rand.New(rand.NewPCG(1, 2))}
-	for range 40 {
-		sources := g.filters(1 + g.IntN(60))
-		for range 25 {
-			agree(t, g.event(), sources)
+	matched := 0
+	for range 20 {
+		sources := g.filters(1 + g.IntN(400))
+		for range g.IntN(300) {
+			sources = append(sources, g.search())
 		}
+		set := newFilterSet(t, sources)
+		for range 60 {
+			matched += set.agree(t, g.event())
+		}
+	}
+	if matched < 10_000 {
+		t.Errorf("only %d matches in all: this proves little", matched)
 	}
 }
 
@@ -417,7 +458,14 @@ func FuzzIndex(f *testing.F) {
 	f.Add(uint64(1), uint64(2))
 	f.Fuzz(func(t *testing.T, a, b uint64) {
 		g := generator{rand.New(rand.NewPCG(a, b))}
-		agree(t, g.event(), g.filters(20))
+		sources := g.filters(20)
+		for range 40 {
+			sources = append(sources, g.search())
+		}
+		set := newFilterSet(t, sources)
+		for range 10 {
+			set.agree(t, g.event())
+		}
 	})
 }
 
@@ -434,8 +482,9 @@ func FuzzCompileFilter(f *testing.F) {
 			}
 			return
 		}
-		agree(t, []byte(riskEvent), []string{source})
-		agree(t, []byte(`{}`), []string{source})
+		set := newFilterSet(t, []string{source})
+		set.agree(t, []byte(riskEvent))
+		set.agree(t, []byte(`{}`))
 	})
 }
 
@@ -451,7 +500,8 @@ func FuzzMatch(f *testing.F) {
 		`event.data.target?.hint contains "A"`, `len(event.data.tags) > 1`, `event.data.content matches "x|Budget"`, `event.time > date("2026-01-01")`,
 		`event.data.confidence == nil`, `event.data.urgent`, `event.data.batch.operation_id in [0, 12345, "x", true]`, `max(event.data.numbers) > 1`,
 	}
-	f.Fuzz(func(t *testing.T, data []byte) { agree(t, data, sources) })
+	set := newFilterSet(f, sources)
+	f.Fuzz(func(t *testing.T, data []byte) { set.agree(t, data) })
 }
 
 // Endpoints are met over several subjects, some switched off, some whose filter does not compile.
@@ -499,4 +549,27 @@ func TestMatchWithoutFiltersReadsNothing(t *testing.T) {
 	t.Parallel()
 	s := snapshotOf(&endpoint.Endpoint{ID: "all", Enabled: true}, &endpoint.Endpoint{ID: "news", Enabled: true, Events: []string{"nex.relay.>"}, Filter: `event.id == ""`})
 	s.Match(nil, "acme", "nex.insight.risk", endpoint.NewView("acme", []byte("no JSON")), func(e *endpoint.Endpoint, err error) { t.Errorf("%s: %v", e.ID, err) })
+}
+
+// Many events are matched at once; a snapshot's memory for one is not another's.
+func TestMatchConcurrently(t *testing.T) {
+	t.Parallel()
+	sources := []string{`event.data.n == 1`, `event.data.n >= 2`, `any(event.data.l, # == 1)`, `event.data.n * 2 == 2`}
+	list := withFilters(sources...)
+	for _, e := range list {
+		e.Events = []string{"nex.insight.*", "nex.insight.risk"}
+	}
+	s := snapshotOf(list...)
+	var all sync.WaitGroup
+	for i := range 8 {
+		data, want := fmt.Appendf(nil, `{"data":{"n":%d,"l":[%d]}}`, i%4, i%4), []string{"", "00000 00002 00003", "00001", "00001"}[i%4]
+		all.Go(func() {
+			for range 200 {
+				if got := strings.Join(ids(s.Match(nil, "acme", "nex.insight.risk", endpoint.NewView("acme", data), nil)), " "); got != want {
+					t.Errorf("%s: %s, want %s", data, got, want)
+				}
+			}
+		})
+	}
+	all.Wait()
 }
