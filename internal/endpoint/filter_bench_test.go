@@ -23,8 +23,7 @@ const benchEndpoints = 10_000
 // benchEvent is 1 KB, about what an insight with two pieces of evidence has.
 var benchEvent = []byte(strings.Replace(strings.ReplaceAll(riskEvent, "\n", ""), `"excerpt":"a"`, `"excerpt":"`+strings.Repeat("a quote ", 20)+`"`, 1))
 
-// benchFilters are 10,000 endpoints each; ten match the event unless the name says more. All of them stand at one
-// subject but for those of workspaces.
+// benchFilters are 10,000 endpoints each, all at one subject but for the first two; the benchmark shows how many match.
 func benchFilters() map[string][]*endpoint.Endpoint {
 	of := func(filter func(i int) string) []*endpoint.Endpoint {
 		var list []*endpoint.Endpoint
@@ -33,7 +32,7 @@ func benchFilters() map[string][]*endpoint.Endpoint {
 		}
 		return list
 	}
-	// No two numbers are equal, and ten of those that number gives for all i are below the event's confidence.
+	// No two are equal, and ten are not above the event's confidence.
 	above := func(i int) float64 { return 0.85 + float64(i-9)/1e6 }
 	hint := func(i int) string {
 		if i%1000 == 0 {
@@ -148,7 +147,8 @@ func BenchmarkSnapshot(b *testing.B) {
 	}
 }
 
-// BenchmarkHostile evaluates the worst filters that are known on the worst events that are known, one at a time.
+// BenchmarkHostile evaluates the worst filters that are known on the worst events that are known, one at a time: below
+// 0.3 s each, mostly below 0.1 s.
 func BenchmarkHostile(b *testing.B) {
 	values := `{"data":{"l":[` + strings.Repeat(`{"a":1},`, 33_000) + `1],"m":[` + strings.Repeat(`{"a":1},`, 16_000) + `1]}}`
 	text := `{"data":{"s":"` + strings.Repeat("aB", 2<<20-100) + `","t":"` + `"}}`
@@ -167,6 +167,9 @@ func BenchmarkHostile(b *testing.B) {
 		"contains":        {and(`!(event.data.s contains "aBaBaBaBaBaBx")`, 14), text},
 		"regexp":          {`not (event.data.s matches "(a|b|ab)*[ab]{40}c")`, short},
 		"regexp-large":    {`not (event.data.s matches "(?:[ab]{0,8}a?){0,4}c")`, short},
+		"regexp-loop":     {`none(event.data.l, # matches "(?:[ab]{0,8}a?){0,4}c")`, `{"data":{"l":["` + strings.Repeat(strings.Repeat("ab", 1000)+`","`, 250) + `"]}}`},
+		"regexp-small":    {`none(event.data.l, # matches "(?:[ab]{0,8}a?){0,4}c")`, `{"data":{"l":["` + strings.Repeat(`ab","`, 90_000) + `"]}}`},
+		"numbers":         {and(`none(event.data.l, # == 2)`, 8), `{"data":{"l":[` + strings.Repeat(`1,`, 99_000) + `1]}}`},
 		"regexp-too-long": {`not (event.data.s matches "(a|b|ab)*[ab]{40}c")`, text},
 	} {
 		b.Run(name, func(b *testing.B) {

@@ -14,7 +14,7 @@ import (
 type condition struct {
 	path path
 	op   string // ==, !=, <, <=, >, >=, contains, startsWith, endsWith
-	// values are string, float64 or bool: several for == only, one of which must be equal.
+	// values are string, float64, bool, or nil for == and !=: several for == only, one of which must be equal.
 	values []any
 }
 
@@ -80,8 +80,8 @@ func (c *condition) holds(value any) bool {
 
 // equal compares a JSON value with a literal; lists and objects equal none.
 func equal(value, want any) bool {
-	switch value := value.(type) {
-	case string, float64, bool:
+	switch value.(type) {
+	case nil, string, float64, bool:
 		return value == want
 	default:
 		return false
@@ -153,11 +153,11 @@ var mirrored = map[string]string{"==": "==", "!=": "!=", "<": ">", "<=": ">=", "
 func comparisonOf(n *ast.BinaryNode) (condition, bool) {
 	op := n.Operator
 	p, ok := pathOf(n.Left)
-	want, isLiteral := literal(n.Right)
+	want, isLiteral := literalOrNil(n.Right)
 	if !ok {
 		op = mirrored[op]
 		p, ok = pathOf(n.Right)
-		want, isLiteral = literal(n.Left)
+		want, isLiteral = literalOrNil(n.Left)
 	}
 	if !ok || !isLiteral {
 		return condition{}, false
@@ -252,6 +252,13 @@ func literal(n ast.Node) (any, bool) {
 	default:
 		return nil, false
 	}
+}
+
+func literalOrNil(n ast.Node) (any, bool) {
+	if _, ok := n.(*ast.NilNode); ok {
+		return nil, true
+	}
+	return literal(n)
 }
 
 // pathOf reads event.type, event.data.a.b, event.data?.a["b"], and lower() of one.

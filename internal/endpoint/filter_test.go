@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -88,6 +89,29 @@ func TestFilter(t *testing.T) {
 		if byIndex := len(matchAll(t, []byte(riskEvent), tt.source)) == 1; byIndex != tt.want {
 			t.Errorf("%s: the snapshot says %v", tt.source, byIndex)
 		}
+	}
+}
+
+// What docs/filters.md shows can be copied.
+func TestDocumentedFilters(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/filters.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for line := range strings.Lines(string(text)) {
+		source, ok := strings.CutPrefix(line, "    ")
+		if !ok || strings.HasPrefix(source, "filter: ") {
+			continue
+		}
+		n++
+		if _, err := endpoint.CompileFilter(source); err != nil {
+			t.Errorf("%s%v", source, err)
+		}
+	}
+	if n < 5 {
+		t.Errorf("only %d filters found", n)
 	}
 }
 
