@@ -51,7 +51,10 @@ const minTexts = 32
 // index puts each group where the fewest others could stand: of event.type == "…" && event.data.customer == "…" at the
 // customer, if most ask for the same type.
 func (a *audience) index() {
-	count := map[place]int{}
+	if len(a.groups) == 0 {
+		return
+	}
+	count := make(map[place]int, len(a.groups))
 	for _, g := range a.groups {
 		g.alternatives(func(places []place) {
 			for _, p := range places {

@@ -60,7 +60,7 @@ type builder struct {
 
 type groupKey struct {
 	audience *audience
-	source   string
+	bound    *group
 }
 
 func (b *builder) add(s *Snapshot, member int32, e *Endpoint) {
@@ -92,10 +92,6 @@ func (b *builder) add(s *Snapshot, member int32, e *Endpoint) {
 }
 
 func (b *builder) group(s *Snapshot, a *audience, source string) *group {
-	key := groupKey{a, source}
-	if g := b.groups[key]; g != nil {
-		return g
-	}
 	bound := b.filters[source]
 	if bound == nil {
 		bound = &group{}
@@ -107,9 +103,13 @@ func (b *builder) group(s *Snapshot, a *audience, source string) *group {
 		}
 		b.filters[source] = bound
 	}
-	g := &group{filter: bound.filter, err: bound.err, paths: bound.paths}
-	b.groups[key] = g
-	a.groups = append(a.groups, g)
+	key := groupKey{a, bound}
+	g := b.groups[key]
+	if g == nil {
+		g = &group{filter: bound.filter, err: bound.err, paths: bound.paths}
+		b.groups[key] = g
+		a.groups = append(a.groups, g)
+	}
 	return g
 }
 
