@@ -362,6 +362,8 @@ func (c *checker) call(n *ast.BuiltinNode, inLoop bool) {
 	switch {
 	case !loop && !slices.Contains(functions, n.Name):
 		c.fail(n, "%s is not allowed in a filter; there are %s", n.Name, functionNames())
+	case loop && isConstant(n.Arguments[0]): // the library makes a list of another kind of it
+		c.fail(n, "%s loops over literals: write the result instead", n.Name)
 	case loop && inLoop:
 		c.fail(n, "%s stands inside another loop: loops cannot be nested", n.Name)
 	case len(n.Arguments) != 1 && (n.Name == "date" || n.Name == "trim"): // a zone is a file, a set of characters multiplies
