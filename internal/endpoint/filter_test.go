@@ -480,7 +480,7 @@ func TestIndexIsTheExpression(t *testing.T) {
 	t.Parallel()
 	g := generator{rand.New(rand.NewPCG(1, 2))}
 	matched := 0
-	for range 20 {
+	for range 8 {
 		sources := g.filters(1 + g.IntN(400))
 		for range g.IntN(300) {
 			sources = append(sources, g.search())
@@ -490,7 +490,7 @@ func TestIndexIsTheExpression(t *testing.T) {
 			matched += set.agree(t, g.event())
 		}
 	}
-	if matched < 10_000 {
+	if matched < 5_000 {
 		t.Errorf("only %d matches in all: this proves little", matched)
 	}
 }
