@@ -20,7 +20,7 @@ type Snapshot struct {
 	paths []path // that the conditions of filters ask for, each once
 	// inactive holds in the same way those that get nothing now; nil where there is none.
 	inactive *Snapshot
-	pool  sync.Pool
+	pool     sync.Pool
 }
 
 func newSnapshot(list []*Endpoint) *Snapshot {

@@ -55,6 +55,7 @@ type State struct {
 
 // Span is a part of the log, from and to inclusive.
 type Span struct {
+	ID   string `json:"id"` // tells it from others, whatever becomes of From and To
 	From uint64 `json:"from"`
 	To   uint64 `json:"to"`
 	Mode Mode   `json:"mode"`

@@ -81,12 +81,13 @@ type catcher struct {
 	beatAt   time.Time
 }
 
-// beat stores in the endpoint's state how far the span has come. It fails if somebody else has taken it.
+// beat stores in the endpoint's state how far the span has come. It fails if somebody else has taken it, or it is done.
 func (c *catcher) beat(ctx context.Context) error {
 	now := time.Now()
 	taken := false
 	_, err := c.fanout.cfg.Endpoints.UpdateState(ctx, c.endpoint.ID, func(s *endpoint.State) bool {
-		taken = len(s.Spans) == 0 || s.Spans[0].Owner != c.fanout.name && s.Spans[0].Owner != c.span.Owner
+		taken = len(s.Spans) == 0 || s.Spans[0].ID != c.span.ID ||
+			s.Spans[0].Owner != c.fanout.name && s.Spans[0].Owner != c.span.Owner
 		if taken {
 			return false
 		}

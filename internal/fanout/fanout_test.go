@@ -79,22 +79,31 @@ func run(t testing.TB, part func(context.Context) error) (end func()) {
 
 func (b *bundle) start() {
 	b.t.Helper()
+	b.metrics = prometheus.NewRegistry()
+	f, close := b.fanout(b.metrics)
+	end := run(b.t, f.Run)
+	b.stop = func() {
+		end()
+		close()
+	}
+}
+
+var silent = slog.New(slog.DiscardHandler)
+
+// fanout is a fanout that does not run yet; close ends its connections.
+func (b *bundle) fanout(metrics prometheus.Registerer) (f *fanout.Fanout, close func()) {
+	b.t.Helper()
 	sender := webhook.NewSender(webhook.SenderConfig{
 		Guard: webhook.NewGuard([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}), AllowHTTP: true, UserAgent: "nex-relay/test", MaxIdlePerHost: 128,
 	})
-	b.metrics = prometheus.NewRegistry()
 	f, err := fanout.New(fanout.Config{
 		Bus: b.bus, Endpoints: b.registry, Sender: sender, Policy: b.policy, Timeout: 20 * time.Second, MaxInFlight: 8,
-		Grace: b.grace, Logger: slog.New(slog.DiscardHandler), Registerer: b.metrics,
+		Grace: b.grace, Logger: silent, Registerer: metrics,
 	})
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	end := run(b.t, f.Run)
-	b.stop = func() {
-		end()
-		sender.CloseIdle()
-	}
+	return f, sender.CloseIdle
 }
 
 func (b *bundle) endpoints(list ...*endpoint.Endpoint) {
@@ -189,6 +198,7 @@ type receiver struct {
 	mu   sync.Mutex
 	got  []string // webhook-ids
 	want chan string
+	each func() // called with mu held
 }
 
 func newReceiver(t testing.TB, answer func(n int, w http.ResponseWriter, r *http.Request, body []byte)) *receiver {
@@ -199,6 +209,9 @@ func newReceiver(t testing.TB, answer func(n int, w http.ResponseWriter, r *http
 		r.mu.Lock()
 		r.got = append(r.got, id)
 		n := len(r.got)
+		if r.each != nil {
+			r.each()
+		}
 		r.mu.Unlock()
 		if answer != nil {
 			answer(n, w, req, body)

@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -130,7 +131,7 @@ func (f *Fanout) endOrder(ctx context.Context, id string, e *endpoint.Endpoint) 
 			if from > last || slices.ContainsFunc(s.Spans, func(one endpoint.Span) bool { return one.From == from }) {
 				return false
 			}
-			s.Ordered, s.Spans = nil, append(s.Spans, endpoint.Span{From: from, To: last, Mode: endpoint.ModeAll})
+			s.Ordered, s.Spans = nil, append(s.Spans, endpoint.Span{ID: rand.Text()[:12], From: from, To: last, Mode: endpoint.ModeAll})
 			return true
 		})
 		if err != nil {

@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -191,7 +192,7 @@ func (f *Fanout) goOn(ctx context.Context, e *endpoint.Endpoint) error {
 			return false // another replica was faster
 		}
 		if !e.Ordered && mode != endpoint.ModeSkip && (last > s.Position || mode != endpoint.ModeAll) {
-			s.Spans = append(s.Spans, endpoint.Span{From: s.Position + 1, To: last, Mode: mode})
+			s.Spans = append(s.Spans, endpoint.Span{ID: rand.Text()[:12], From: s.Position + 1, To: last, Mode: mode})
 		}
 		s.Position, s.Resume = 0, ""
 		return true

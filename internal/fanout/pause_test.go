@@ -1,0 +1,234 @@
+package fanout_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nex-crm/relay/internal/bus"
+	"github.com/nex-crm/relay/internal/endpoint"
+	"github.com/nex-crm/relay/internal/event"
+	"github.com/nex-crm/relay/internal/fanout"
+	"github.com/nex-crm/relay/internal/webhook"
+)
+
+// create makes an endpoint over the API's way.
+func (b *bundle) create(e *endpoint.Endpoint) {
+	b.t.Helper()
+	e.Secrets, e.Enabled = []webhook.Secret{b.secret}, true
+	if err := b.registry.Create(b.t.Context(), e); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bundle) enable(id string, on bool, mode endpoint.Mode) {
+	b.t.Helper()
+	if err := b.registry.SetEnabled(b.t.Context(), id, on, mode); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// publishAbout puts one insight about a subject into the log.
+func (b *bundle) publishAbout(id, subject string) {
+	b.t.Helper()
+	e := &event.Event{
+		Workspace: "acme", ID: id, Type: "nex.insight.risk", Subject: subject, Time: time.Now(),
+		Data: json.RawMessage(`{"type":"risk","content":"c"}`), Traceparent: event.NewTraceparent(),
+	}
+	if _, err := b.bus.Publish(b.t.Context(), e); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// read waits until the log has been read.
+func (b *bundle) read() {
+	b.t.Helper()
+	eventually(b.t, "the log is read", func() bool {
+		c, err := b.bus.JetStream().Consumer(b.t.Context(), bus.StreamNex, bus.ConsumerFanout)
+		return err == nil && c.CachedInfo().NumPending == 0 && c.CachedInfo().NumAckPending == 0
+	})
+}
+
+func numbered(prefix string, from, to int) []string {
+	var out []string
+	for i := from; i < to; i++ {
+		out = append(out, fmt.Sprintf("%s-%d", prefix, i))
+	}
+	return out
+}
+
+func TestPausedLosesNothing(t *testing.T) {
+	t.Parallel()
+	for _, mode := range endpoint.Modes() {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, quick)
+			r := newReceiver(t, nil)
+			b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL, MaxInFlight: 1}) // one at a time shows the order
+			b.publish("before", 3)
+			r.await(t, 3)
+			b.enable("crm", false, "")
+			eventually(t, "the place is noted", func() bool { return b.registry.Snapshot().Get("crm").State.Position > 0 })
+			for i := range 200 {
+				b.publishAbout(fmt.Sprintf("while-%d", i), fmt.Sprintf("person/%d", i%7))
+			}
+			b.read()
+			if _, waiting, err := b.bus.RetryPending(t.Context()); err != nil || waiting != 0 {
+				t.Errorf("%d deliveries are stored for a paused endpoint (%v): the log has them", waiting, err)
+			}
+			if n := len(r.all()); n != 3 {
+				t.Fatalf("%d webhooks to a paused endpoint", n-3)
+			}
+			b.stop()
+			b.start() // the place outlives a restart
+			b.enable("crm", true, mode)
+			b.publish("after", 3)
+
+			want := numbered("after", 0, 3)
+			switch mode {
+			case endpoint.ModeAll, endpoint.ModeNewestFirst:
+				want = append(want, numbered("while", 0, 200)...)
+			case endpoint.ModeLatestPerTarget:
+				want = append(want, numbered("while", 193, 200)...)
+			}
+			eventually(t, "everything has come", func() bool {
+				got := sorted(r.all()[3:])
+				return slices.Equal(slices.Compact(got), sorted(want))
+			})
+			b.settled()
+			got := r.all()[3:]
+			if len(got) > len(want)+3 { // what came in the moment of going on may come twice, nothing else
+				t.Errorf("%d webhooks for %d events: %v", len(got), len(want), got)
+			}
+			while := slices.DeleteFunc(slices.Clone(got), func(id string) bool { return id[0] != 'w' })
+			inOrder := numbered("while", 200-len(while), 200)
+			if mode == endpoint.ModeNewestFirst {
+				slices.Reverse(inOrder)
+			}
+			if !slices.Equal(while, inOrder) {
+				t.Errorf("order: %v", while)
+			}
+			if s := b.registry.Snapshot().Get("crm").State; s.Position != 0 || len(s.Spans) != 0 {
+				t.Errorf("still remembered: %+v", s)
+			}
+		})
+	}
+}
+
+// Events that come in the very moment of pausing and going on are neither lost nor, but for those moments, repeated.
+func TestPausingUnderFlow(t *testing.T) {
+	t.Parallel()
+	b := setup(t, quick)
+	r := newReceiver(t, nil)
+	b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL})
+	flow := make(chan []string)
+	go func() {
+		var ids []string
+		for i := range 40 {
+			ids = append(ids, b.publish(fmt.Sprintf("x%d", i), 25)...)
+		}
+		flow <- ids
+	}()
+	var ids []string
+	for on := false; ids == nil; on = !on {
+		b.enable("crm", on, "")
+		select {
+		case ids = <-flow:
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	b.enable("crm", true, "")
+	eventually(t, "every event is delivered", func() bool {
+		got := sorted(r.all())
+		return slices.Equal(slices.Compact(got), sorted(ids))
+	})
+}
+
+func TestWaitingWhenPausedIsReordered(t *testing.T) {
+	t.Parallel()
+	b := setup(t, fanout.Policy{Schedule: []time.Duration{0, time.Second, time.Second}})
+	var fail atomic.Bool
+	fail.Store(true)
+	r := newReceiver(t, func(_ int, w http.ResponseWriter, _ *http.Request, _ []byte) {
+		if fail.Load() {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	})
+	b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL, MaxInFlight: 1})
+	b.publishAbout("old", "person/1")
+	r.await(t, 1)
+	b.enable("crm", false, "")
+	eventually(t, "the place is noted", func() bool { return b.registry.Snapshot().Get("crm").State.Position > 0 })
+	b.publishAbout("new", "person/1")
+	b.read()
+	fail.Store(false)
+	b.enable("crm", true, endpoint.ModeLatestPerTarget)
+	b.settled()
+	if got := r.all(); got[len(got)-1] != "new" || slices.Contains(got[1:], "old") {
+		t.Errorf("%v: the retry of the older event was to be left out", got)
+	}
+}
+
+func TestOrdered(t *testing.T) {
+	t.Parallel()
+	b := setup(t, fanout.Policy{Schedule: []time.Duration{0, 50 * time.Millisecond, 50 * time.Millisecond, 50 * time.Millisecond, 50 * time.Millisecond}})
+	var mu sync.Mutex
+	tries := map[string]int{}
+	r := newReceiver(t, func(_ int, w http.ResponseWriter, req *http.Request, _ []byte) {
+		mu.Lock()
+		defer mu.Unlock()
+		if tries[req.Header.Get("webhook-id")]++; tries[req.Header.Get("webhook-id")] < 3 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	e := &endpoint.Endpoint{ID: "crm", URL: r.URL, Ordered: true}
+	other, closeOther := b.fanout(nil) // a second replica on the same log
+	t.Cleanup(closeOther)
+	if err := other.PrepareOrdered(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	b.create(e)
+	end := run(t, other.Run)
+	defer end()
+	ids := b.publish("x", 10)
+	r.await(t, 3*len(ids)/2)
+	b.stop()
+	b.start()
+	eventually(t, "each has been tried three times", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return tries[ids[len(ids)-1]] >= 3
+	})
+	if got := r.all(); !slices.Equal(slices.Compact(got), ids) {
+		t.Errorf("not in order: %v", got)
+	}
+	eventually(t, "the order stands at the end", func() bool {
+		c, err := b.bus.JetStream().Consumer(t.Context(), bus.StreamNex, "relay-ordered-crm")
+		return err == nil && c.CachedInfo().NumPending == 0 && c.CachedInfo().NumAckPending == 0
+	})
+}
+
+func TestRateLimit(t *testing.T) {
+	t.Parallel()
+	b := setup(t, quick)
+	var at []time.Time
+	r := newReceiver(t, nil)
+	r.each = func() { at = append(at, time.Now()) }
+	b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL, RateLimit: 40})
+	ids := b.publish("x", 100)
+	got := r.await(t, len(ids))
+	if !slices.Equal(sorted(got), sorted(ids)) {
+		t.Error("not each event once")
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	// A slow machine only makes it longer.
+	if took, least := at[len(at)-1].Sub(at[0]), time.Duration(len(ids)-40/10-1)*time.Second/50; took < least { // the first may have come late
+		t.Errorf("%d attempts in %v, 40 a second are allowed: %v at the least", len(at), took, least)
+	}
+}
