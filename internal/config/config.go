@@ -107,6 +107,15 @@ type Webhooks struct {
 	EncryptionKey     Secret          `koanf:"encryption_key"`
 	EncryptionKeyEnv  string          `koanf:"encryption_key_env"`
 	EncryptionKeyFile string          `koanf:"encryption_key_file"`
+	// PreviousEncryptionKey opens what an earlier key has sealed.
+	PreviousEncryptionKey     Secret        `koanf:"previous_encryption_key"`
+	PreviousEncryptionKeyEnv  string        `koanf:"previous_encryption_key_env"`
+	PreviousEncryptionKeyFile string        `koanf:"previous_encryption_key_file"`
+	DisableAfter              time.Duration `koanf:"disable_after"`
+	SecretOverlap             time.Duration `koanf:"secret_overlap"`
+	CAFile                    string        `koanf:"ca_file"`
+	AllowProxies              []string      `koanf:"allow_proxies"`
+	Origin                    string        `koanf:"origin"`
 }
 
 // Endpoint is one subscriber's webhook. Zero Timeout and MaxInFlight mean the ones of [Webhooks].
@@ -122,9 +131,22 @@ type Endpoint struct {
 	PreviousSecret     Secret            `koanf:"previous_secret"`
 	PreviousSecretEnv  string            `koanf:"previous_secret_env"`
 	PreviousSecretFile string            `koanf:"previous_secret_file"`
+	SigningKey         Secret            `koanf:"signing_key"`
+	SigningKeyEnv      string            `koanf:"signing_key_env"`
+	SigningKeyFile     string            `koanf:"signing_key_file"`
+	Filter             string            `koanf:"filter"`
+	RateLimit          Rate              `koanf:"rate_limit"`
+	Ordered            bool              `koanf:"ordered"`
+	Resume             string            `koanf:"resume"`
 	Timeout            time.Duration     `koanf:"timeout"`
 	MaxInFlight        int               `koanf:"max_in_flight"`
 	Headers            map[string]string `koanf:"headers"`
+	Handshake          bool              `koanf:"handshake"`
+	Proxy              Secret            `koanf:"proxy"`
+	ProxyEnv           string            `koanf:"proxy_env"`
+	ProxyFile          string            `koanf:"proxy_file"`
+	ClientCertFile     string            `koanf:"client_cert_file"`
+	ClientKeyFile      string            `koanf:"client_key_file"`
 	Enabled            *bool             `koanf:"enabled"` // nil = true
 }
 
@@ -170,6 +192,9 @@ func Default() Config {
 			Jitter:        0.1,
 			MaxInFlight:   32,
 			RetryAfterMax: time.Hour,
+			DisableAfter:  5 * 24 * time.Hour,
+			SecretOverlap: 24 * time.Hour,
+			Origin:        "nex-relay",
 		},
 		HTTP: HTTP{Listen: "127.0.0.1:8080"},
 		Log:  Log{Level: "info", Format: "text"},

@@ -23,6 +23,7 @@ func TestExampleEqualsDefaults(t *testing.T) {
 	got.files = nil
 	got.NATS.Embedded.StoreDir = want.NATS.Embedded.StoreDir // the loader makes it relative to the file
 	got.Workspaces, got.Endpoints, got.Webhooks.AllowNetworks = orNil(got.Workspaces), orNil(got.Endpoints), orNil(got.Webhooks.AllowNetworks)
+	got.Webhooks.AllowProxies = orNil(got.Webhooks.AllowProxies)
 	if !reflect.DeepEqual(*got, want) {
 		t.Errorf("\ngot  %+v\nwant %+v", *got, want)
 	}

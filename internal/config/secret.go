@@ -25,6 +25,7 @@ func (c *Config) secretRefs() []secretRef {
 		{"nats.token", &c.NATS.Token, &c.NATS.TokenEnv, &c.NATS.TokenFile},
 		{"nats.embedded.token", &c.NATS.Embedded.Token, &c.NATS.Embedded.TokenEnv, &c.NATS.Embedded.TokenFile},
 		{"webhooks.encryption_key", &c.Webhooks.EncryptionKey, &c.Webhooks.EncryptionKeyEnv, &c.Webhooks.EncryptionKeyFile},
+		{"webhooks.previous_encryption_key", &c.Webhooks.PreviousEncryptionKey, &c.Webhooks.PreviousEncryptionKeyEnv, &c.Webhooks.PreviousEncryptionKeyFile},
 		{"http.admin_token", &c.HTTP.AdminToken, &c.HTTP.AdminTokenEnv, &c.HTTP.AdminTokenFile},
 	}
 	for i := range c.Workspaces {
@@ -36,7 +37,9 @@ func (c *Config) secretRefs() []secretRef {
 		at := fmt.Sprintf("endpoints[%d].", i)
 		refs = append(refs,
 			secretRef{at + "secret", &e.Secret, &e.SecretEnv, &e.SecretFile},
-			secretRef{at + "previous_secret", &e.PreviousSecret, &e.PreviousSecretEnv, &e.PreviousSecretFile})
+			secretRef{at + "previous_secret", &e.PreviousSecret, &e.PreviousSecretEnv, &e.PreviousSecretFile},
+			secretRef{at + "signing_key", &e.SigningKey, &e.SigningKeyEnv, &e.SigningKeyFile},
+			secretRef{at + "proxy", &e.Proxy, &e.ProxyEnv, &e.ProxyFile})
 	}
 	return refs
 }
@@ -44,7 +47,11 @@ func (c *Config) secretRefs() []secretRef {
 // resolveSecrets fills in what comes from the environment or a file, and makes every file's path absolute or relative to
 // the working directory. Paths in the file are relative to the file.
 func (c *Config) resolveSecrets(environ []string, dir string, p *Problems) {
-	for _, path := range []*string{&c.NATS.CredentialsFile, &c.NATS.TLS.CAFile, &c.NATS.TLS.CertFile, &c.NATS.TLS.KeyFile} {
+	paths := []*string{&c.NATS.CredentialsFile, &c.NATS.TLS.CAFile, &c.NATS.TLS.CertFile, &c.NATS.TLS.KeyFile, &c.Webhooks.CAFile}
+	for i := range c.Endpoints {
+		paths = append(paths, &c.Endpoints[i].ClientCertFile, &c.Endpoints[i].ClientKeyFile)
+	}
+	for _, path := range paths {
 		if *path != "" {
 			*path = under(dir, *path)
 			c.files = append(c.files, *path)

@@ -181,6 +181,16 @@ func (w *Webhooks) validate(p *Problems) {
 	}
 	between(p, "webhooks.max_in_flight", w.MaxInFlight, 1, 1024)
 	between(p, "webhooks.retry_after_max", w.RetryAfterMax, time.Second, 24*time.Hour)
+	between(p, "webhooks.disable_after", w.DisableAfter, 0, 365*24*time.Hour)
+	between(p, "webhooks.secret_overlap", w.SecretOverlap, 0, 365*24*time.Hour)
+	if w.Origin == "" || strings.ContainsFunc(w.Origin, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		p.Addf("webhooks.origin", "%q: must be a name such as relay.example.com", w.Origin)
+	}
+	for i, addr := range w.AllowProxies {
+		if _, port, err := net.SplitHostPort(addr); err != nil || port == "" {
+			p.Addf(fmt.Sprintf("webhooks.allow_proxies[%d]", i), "%q is no host:port", addr)
+		}
+	}
 	for i, text := range w.AllowNetworks {
 		if _, err := ParseNetwork(text); err != nil {
 			p.Addf(fmt.Sprintf("webhooks.allow_networks[%d]", i), "%v", err)
@@ -220,8 +230,11 @@ func (c *Config) validateEndpoints(tokens []string, p *Problems) {
 		if e.URL == "" {
 			p.Addf(at+"url", "is missing")
 		}
-		if !e.Secret.IsSet() && e.SecretEnv == "" && e.SecretFile == "" {
-			p.Addf(at+"secret", "is missing: give secret_env, secret_file or secret")
+		if !e.Secret.IsSet() && e.SecretEnv == "" && e.SecretFile == "" && !e.SigningKey.IsSet() && e.SigningKeyEnv == "" && e.SigningKeyFile == "" {
+			p.Addf(at+"secret", "is missing: give secret_env, secret_file or secret (or a signing_key)")
+		}
+		if (e.ClientCertFile == "") != (e.ClientKeyFile == "") {
+			p.Addf(at+"client_cert_file", "and client_key_file are needed together")
 		}
 		for j, name := range e.Workspaces {
 			if !slices.Contains(tokens, token(name)) {
