@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"crypto/ed25519"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -18,19 +19,25 @@ const (
 	HeaderSignature = "Webhook-Signature"
 )
 
-// schemeHMAC is the version of a symmetric signature (Standard Webhooks, "Signature scheme").
-const schemeHMAC = "v1,"
+// Lengths of one entry: the version, a comma, and 32 or 64 bytes in base64.
+const (
+	hmacEntry    = len(SchemeHMAC) + 1 + (sha256.Size+2)/3*4
+	ed25519Entry = len(SchemeEd25519) + 1 + (ed25519.SignatureSize+2)/3*4
+)
 
-// signatureLen is the length of one entry: the version and 32 bytes in base64.
-const signatureLen = len(schemeHMAC) + (sha256.Size+2)/3*4
-
-// Sign is the webhook-signature of a message: for each secret "v1," and the base64 HMAC-SHA256 of "id.timestamp.body", the
-// entries separated by spaces in the order of secrets, so the current secret comes first. t counts in whole seconds. The id
-// has no dots (see [MessageID]), or the signed text could be split in two ways. Without a secret the answer is empty.
+// Sign is the webhook-signature of a message: an entry for each secret, separated by spaces in the order of secrets, so the
+// current secret comes first. A symmetric secret gives "v1," and the base64 HMAC-SHA256 of "id.timestamp.body", a private key
+// "v1a," and the base64 Ed25519 signature of the same. t counts in whole seconds. The id has no dots (see [MessageID]), or the
+// signed text could be split in two ways. Without a secret the answer is empty.
 func Sign(id string, t time.Time, body []byte, secrets ...Secret) string {
-	out := make([]byte, 0, len(secrets)*(signatureLen+1))
+	size := 0
+	for _, s := range secrets {
+		size += 1 + entryLen(s)
+	}
+	out := make([]byte, 0, size)
 	var buf [192]byte
 	prefix := appendSignedPrefix(buf[:0], id, t.Unix())
+	var message []byte // prefix and body in one piece, which Ed25519 needs: it reads them twice
 	for _, s := range secrets {
 		if s.IsZero() {
 			continue
@@ -38,9 +45,23 @@ func Sign(id string, t time.Time, body []byte, secrets ...Secret) string {
 		if len(out) > 0 {
 			out = append(out, ' ')
 		}
-		out = appendSignature(out, prefix, body, s)
+		if s.Scheme() == SchemeHMAC {
+			out = appendHMAC(out, prefix, body, s)
+			continue
+		}
+		if message == nil {
+			message = signedMessage(prefix, body)
+		}
+		out = appendEd25519(out, message, s)
 	}
 	return string(out)
+}
+
+func entryLen(s Secret) int {
+	if s.Scheme() == SchemeEd25519 {
+		return ed25519Entry
+	}
+	return hmacEntry
 }
 
 // SetHeaders sets the three Standard Webhooks headers in h.
@@ -59,13 +80,22 @@ func appendSignedPrefix(dst []byte, id string, unix int64) []byte {
 	return append(dst, '.')
 }
 
-func appendSignature(dst, prefix, body []byte, s Secret) []byte {
-	mac := hmac.New(sha256.New, []byte(*s.key))
+func signedMessage(prefix, body []byte) []byte {
+	return append(append(make([]byte, 0, len(prefix)+len(body)), prefix...), body...)
+}
+
+func appendHMAC(dst, prefix, body []byte, s Secret) []byte {
+	mac := hmac.New(sha256.New, s.bytes())
 	mac.Write(prefix)
 	mac.Write(body)
 	var sum [sha256.Size]byte
-	dst = append(dst, schemeHMAC...)
+	dst = append(dst, SchemeHMAC+","...)
 	return base64.StdEncoding.AppendEncode(dst, mac.Sum(sum[:0]))
+}
+
+func appendEd25519(dst, message []byte, s Secret) []byte {
+	dst = append(dst, SchemeEd25519+","...)
+	return base64.StdEncoding.AppendEncode(dst, ed25519.Sign(s.bytes(), message))
 }
 
 // Limits of a message id in bytes: all of it, and the hash at the end of one that had to be changed.

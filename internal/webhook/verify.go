@@ -1,10 +1,13 @@
 package webhook
 
 import (
+	"crypto/ed25519"
 	"crypto/hmac"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,21 +28,23 @@ var (
 	ErrTooOld = errors.New("message too old")
 	// ErrTooNew: signed further in the future than the tolerance; a clock is wrong.
 	ErrTooNew = errors.New("message too new")
-	// ErrNoMatchingSignature: no v1 signature fits any secret.
+	// ErrNoMatchingSignature: no signature fits any secret or public key.
 	ErrNoMatchingSignature = errors.New("no matching signature")
 )
 
-// Verifier checks Standard Webhooks signatures (v1) on the receiving side. It may be used by many goroutines at once.
+// Verifier checks Standard Webhooks signatures (v1 and v1a) on the receiving side. It may be used by many goroutines at once.
 type Verifier struct {
-	// Secrets are those accepted, any of them; more than one during a rotation. None accepts nothing.
+	// Secrets are those accepted, any of them; more than one during a rotation. A private key stands for its public one.
 	Secrets []Secret
+	// PublicKeys are accepted as well. Neither secrets nor keys accept nothing.
+	PublicKeys []PublicKey
 	// Tolerance bounds the age of a message and how far it may lie ahead; 0 means [DefaultTolerance].
 	Tolerance time.Duration
 	// Now is the clock; nil means [time.Now].
 	Now func() time.Time
 }
 
-// Verify returns nil if body came with these headers from a holder of one of the secrets, within the tolerance; else an
+// Verify returns nil if body came with these headers from a holder of one of the secrets or keys, within the tolerance; else an
 // error that wraps one of this package's sentinels. It does not detect a message that is repeated within the tolerance:
 // receivers recognise those by the webhook-id.
 func (v *Verifier) Verify(header http.Header, body []byte) error {
@@ -97,15 +102,62 @@ func (v *Verifier) checkAge(t time.Time) error {
 	return nil
 }
 
-// matches computes one signature per secret, however many the header holds, and compares in constant time.
+// matches reports that an entry fits. An entry is compared with keys of its own scheme only, so that what was made for one
+// can never be taken for the other.
 func (v *Verifier) matches(prefix, body []byte, signatures string) bool {
 	for _, secret := range v.Secrets {
-		if secret.IsZero() {
+		if secret.Scheme() == SchemeHMAC && matchesHMAC(appendHMAC(nil, prefix, body, secret), signatures) {
+			return true
+		}
+	}
+	if keys := v.keys(); len(keys) > 0 {
+		return matchesEd25519(keys, prefix, body, signatures)
+	}
+	return false
+}
+
+// matchesHMAC compares in constant time with the one signature of a secret, however many entries there are.
+func matchesHMAC(want []byte, signatures string) bool {
+	for got := range strings.FieldsSeq(signatures) {
+		if hmac.Equal([]byte(got), want) {
+			return true
+		}
+	}
+	return false
+}
+
+func (v *Verifier) keys() []PublicKey {
+	keys := slices.DeleteFunc(slices.Clone(v.PublicKeys), PublicKey.IsZero)
+	for _, secret := range v.Secrets {
+		if key := secret.Public(); !key.IsZero() {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// maxEd25519Entries bounds the work that a stranger's header can cause: each entry costs some 50 µs per key, and a header has
+// room for thousands. A rotation needs two.
+const maxEd25519Entries = 16
+
+// matchesEd25519 tries every v1a entry with every key.
+func matchesEd25519(keys []PublicKey, prefix, body []byte, signatures string) bool {
+	message := signedMessage(prefix, body)
+	tried := 0
+	for entry := range strings.FieldsSeq(signatures) {
+		encoded, ok := strings.CutPrefix(entry, SchemeEd25519+",")
+		if !ok || len(entry) != ed25519Entry {
 			continue
 		}
-		want := appendSignature(nil, prefix, body, secret)
-		for got := range strings.FieldsSeq(signatures) {
-			if hmac.Equal([]byte(got), want) {
+		signature, err := base64.StdEncoding.Strict().DecodeString(encoded)
+		if err != nil || len(signature) != ed25519.SignatureSize {
+			continue
+		}
+		if tried++; tried > maxEd25519Entries {
+			return false
+		}
+		for _, key := range keys {
+			if ed25519.Verify(key[:], message, signature) {
 				return true
 			}
 		}
