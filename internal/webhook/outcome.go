@@ -18,7 +18,7 @@ type Outcome string
 const (
 	Delivered       Outcome = "delivered"        // 2xx, answer read
 	Gone            Outcome = "gone"             // 410: the receiver wants no more
-	Throttled       Outcome = "throttled"        // 429, or 503 with a valid Retry-After
+	Throttled       Outcome = "throttled"        // 429, or 502, 503, 504 with a valid Retry-After
 	ClientError     Outcome = "client_error"     // other 4xx
 	ServerError     Outcome = "server_error"     // other 5xx
 	Redirect        Outcome = "redirect"         // 3xx; never followed
@@ -45,27 +45,42 @@ func Outcomes() []Outcome {
 // outcome the schedule decides.
 func (o Outcome) Settled() bool { return o == Delivered || o == Gone }
 
-// Classify reads an answer's status and, for 429 and 503, its Retry-After (RFC 9110, sections 10.2.3 and 15; 429 is RFC
-// 6585, section 4). It is the only place where status codes have a meaning. retryAfter is valid if ok; see [ParseRetryAfter].
-func Classify(status int, header http.Header, now time.Time) (o Outcome, retryAfter time.Duration, ok bool) {
-	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
-		retryAfter, ok = ParseRetryAfter(header.Get("Retry-After"), now)
+// Classify reads an answer's status and, where it can mean an overload, its Retry-After (RFC 9110, sections 10.2.3 and 15; 429
+// is RFC 6585, section 4). It is the only place where status codes have a meaning. A result has the status, its outcome, what
+// was read of the overload, and the receiver's [Control].
+//
+// 502 and 504 count as 503 does, because a proxy in front of a receiver that is down or too slow answers with one of the three
+// (Standard Webhooks, "Deliverability and reliability"). Only with a Retry-After are they a wish to be left alone.
+func Classify(status int, header http.Header, now time.Time) Result {
+	r := Result{Outcome: outcomeOf(status), StatusCode: status, Control: controlOf(header)}
+	switch status {
+	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		r.Overloaded = true
+		r.RetryAfter, r.HasRetryAfter = ParseRetryAfter(header.Get("Retry-After"), now)
+		if r.HasRetryAfter {
+			r.Outcome = Throttled
+		}
 	}
+	return r
+}
+
+// outcomeOf is the outcome by the status alone.
+func outcomeOf(status int) Outcome {
 	switch {
 	case status >= 200 && status <= 299:
-		return Delivered, 0, false
+		return Delivered
 	case status == http.StatusGone:
-		return Gone, 0, false
-	case status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable && ok:
-		return Throttled, retryAfter, ok
+		return Gone
+	case status == http.StatusTooManyRequests:
+		return Throttled
 	case status >= 300 && status <= 399:
-		return Redirect, 0, false
+		return Redirect
 	case status >= 400 && status <= 499:
-		return ClientError, 0, false
+		return ClientError
 	case status >= 500 && status <= 599:
-		return ServerError, 0, false
+		return ServerError
 	}
-	return Unexpected, 0, false
+	return Unexpected
 }
 
 // MaxRetryAfter is the longest delay that [ParseRetryAfter] gives; what is longer is cut to it, so that adding it to a time
@@ -141,6 +156,11 @@ type Result struct {
 	// HasRetryAfter, since 0 is a wish too. At most [MaxRetryAfter].
 	RetryAfter    time.Duration
 	HasRetryAfter bool
+	// Overloaded reports a status that can mean too much at once: 429, 502, 503 or 504, also where the answer broke off. Fewer
+	// attempts at a time may help.
+	Overloaded bool
+	// Control is what the receiver asked for, also where its answer broke off after the header.
+	Control Control
 	// Duration is from the start to the end of the answer.
 	Duration time.Duration
 	// Body is the beginning of the answer, as far as the sender keeps it. Foreign bytes: they may be no text.

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,7 +41,7 @@ func TestClassifyEveryStatus(t *testing.T) {
 		{500, 599, webhook.ServerError},
 		{600, 999, webhook.Unexpected},
 	}
-	with := http.Header{"Retry-After": {"7"}}
+	with := http.Header{"Retry-After": {"7"}, "Webhook-Delivery": {"abort-message"}}
 	next := 100
 	for _, f := range families {
 		if f.from != next {
@@ -48,23 +49,23 @@ func TestClassifyEveryStatus(t *testing.T) {
 		}
 		next = f.to + 1
 		for status := f.from; status <= f.to; status++ {
-			o, delay, ok := webhook.Classify(status, nil, time.Now())
-			if o != f.want || delay != 0 || ok {
-				t.Errorf("%d: got %s, %s, %t, want %s", status, o, delay, ok, f.want)
+			busy := status == 429 || status == 502 || status == 503 || status == 504
+			got := webhook.Classify(status, nil, time.Now())
+			if want := (webhook.Result{Outcome: f.want, StatusCode: status, Overloaded: busy}); !reflect.DeepEqual(got, want) {
+				t.Errorf("%d: got %+v, want %+v", status, got, want)
 			}
-			want, wantDelay := f.want, time.Duration(0)
-			if status == 429 || status == 503 {
-				want, wantDelay = webhook.Throttled, 7*time.Second
+			want := webhook.Result{Outcome: f.want, StatusCode: status, Overloaded: busy, Control: webhook.ControlAbort}
+			if busy {
+				want.Outcome, want.RetryAfter, want.HasRetryAfter = webhook.Throttled, 7*time.Second, true
 			}
-			o, delay, ok = webhook.Classify(status, with, time.Now())
-			if o != want || delay != wantDelay || ok != (wantDelay != 0) {
-				t.Errorf("%d with Retry-After: got %s, %s, %t, want %s", status, o, delay, ok, want)
+			if got := webhook.Classify(status, with, time.Now()); !reflect.DeepEqual(got, want) {
+				t.Errorf("%d with Retry-After: got %+v, want %+v", status, got, want)
 			}
 		}
 	}
 	for _, status := range []int{math.MinInt, -1, 0, 99, 1000, math.MaxInt} {
-		if o, _, _ := webhook.Classify(status, with, time.Now()); o != webhook.Unexpected {
-			t.Errorf("%d: got %s", status, o)
+		if got := webhook.Classify(status, with, time.Now()); got.Outcome != webhook.Unexpected || got.Overloaded {
+			t.Errorf("%d: got %+v", status, got)
 		}
 	}
 }
@@ -80,13 +81,17 @@ func TestClassifyRetryAfterValue(t *testing.T) {
 		{503, "0", webhook.Throttled, true}, // no delay is a wish too
 		{503, "soon", webhook.ServerError, false},
 		{503, "", webhook.ServerError, false},
+		{502, "0", webhook.Throttled, true},
+		{502, "soon", webhook.ServerError, false},
+		{504, "0", webhook.Throttled, true},
+		{504, "", webhook.ServerError, false},
 		{429, "0", webhook.Throttled, true},
 		{429, "soon", webhook.Throttled, false},
 	}
 	for _, tt := range tests {
-		o, delay, ok := webhook.Classify(tt.status, http.Header{"Retry-After": {tt.value}}, time.Now())
-		if o != tt.want || delay != 0 || ok != tt.ok {
-			t.Errorf("%d %q: got %s, %s, %t", tt.status, tt.value, o, delay, ok)
+		got := webhook.Classify(tt.status, http.Header{"Retry-After": {tt.value}}, time.Now())
+		if got.Outcome != tt.want || got.RetryAfter != 0 || got.HasRetryAfter != tt.ok || !got.Overloaded {
+			t.Errorf("%d %q: got %+v", tt.status, tt.value, got)
 		}
 	}
 }

@@ -240,11 +240,12 @@ func (s *Sender) post(req *http.Request) Result {
 	body, err := s.readAnswer(resp)
 	if err != nil {
 		result := failed(req.Context(), err, resp.StatusCode)
-		result.Body = body
+		begun := Classify(resp.StatusCode, resp.Header, time.Now())
+		result.Body, result.Overloaded, result.Control = body, begun.Overloaded, begun.Control
 		return result
 	}
-	result := Result{StatusCode: resp.StatusCode, Body: body}
-	result.Outcome, result.RetryAfter, result.HasRetryAfter = Classify(resp.StatusCode, resp.Header, time.Now())
+	result := Classify(resp.StatusCode, resp.Header, time.Now())
+	result.Body = body
 	return result
 }
 
