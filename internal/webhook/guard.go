@@ -16,13 +16,16 @@ type Guard struct {
 
 // RefusedError says that an address may not be dialled.
 type RefusedError struct {
-	// Addr is the address as it was to be dialled, without its zone.
+	// Addr is the address as it was to be dialled, without its zone; invalid where the target is refused by its name.
 	Addr netip.Addr
 	// Class is what the address is, e.g. "loopback".
 	Class string
 }
 
 func (e *RefusedError) Error() string {
+	if !e.Addr.IsValid() {
+		return "the target is " + e.Class + ": refused"
+	}
 	return fmt.Sprintf("%s is %s: refused; list its network in webhooks.allow_networks to permit it", e.Addr, e.Class)
 }
 

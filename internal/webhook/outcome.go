@@ -28,6 +28,7 @@ const (
 	DialError       Outcome = "dial_error"       // no TCP connection: refused, unreachable
 	TLSError        Outcome = "tls_error"        // no TLS connection: certificate, protocol
 	RefusedTarget   Outcome = "refused_target"   // the guard, or plain http where it is not allowed; nothing was sent
+	ProxyError      Outcome = "proxy_error"      // the endpoint's proxy: no connection to it, or it makes none
 	ConnectionError Outcome = "connection_error" // connected, but no whole HTTP answer came
 	InvalidRequest  Outcome = "invalid_request"  // our side: URL, headers or secrets that cannot be used; nothing was sent
 	Canceled        Outcome = "canceled"         // cut short by our own shutdown: no failed attempt
@@ -37,7 +38,7 @@ const (
 func Outcomes() []Outcome {
 	return []Outcome{
 		Delivered, Gone, Throttled, ClientError, ServerError, Redirect, Unexpected, Timeout, DNSError, DialError, TLSError,
-		RefusedTarget, ConnectionError, InvalidRequest, Canceled,
+		RefusedTarget, ProxyError, ConnectionError, InvalidRequest, Canceled,
 	}
 }
 
@@ -83,6 +84,10 @@ func outcomeOf(status int) Outcome {
 	return Unexpected
 }
 
+// fromProxy reports that a status of an answer that came by way of a proxy is the proxy's own: 407 (RFC 9110, section 15.5.8).
+// Where an http target is asked for, 502, 503 and 504 may be the proxy's or the target's: they count as the target's.
+func fromProxy(status int) bool { return status == http.StatusProxyAuthRequired }
+
 // MaxRetryAfter is the longest delay that [ParseRetryAfter] gives; what is longer is cut to it, so that adding it to a time
 // cannot overflow. What delay is acceptable is for the caller to say.
 const MaxRetryAfter = 365 * 24 * time.Hour
@@ -111,6 +116,7 @@ func ParseRetryAfter(value string, now time.Time) (delay time.Duration, ok bool)
 // ClassifyError names the outcome of an attempt that ended without a whole answer. err is not nil.
 func ClassifyError(err error) Outcome {
 	var refused *RefusedError
+	var proxy *proxyFault
 	var dns *net.DNSError
 	var op *net.OpError
 	var network net.Error
@@ -119,6 +125,8 @@ func ClassifyError(err error) Outcome {
 		return RefusedTarget
 	case errors.Is(err, context.Canceled):
 		return Canceled
+	case errors.As(err, &proxy):
+		return ProxyError
 	case errors.As(err, &dns):
 		return DNSError
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():

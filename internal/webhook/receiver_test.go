@@ -102,9 +102,23 @@ func readHead(c net.Conn) {
 	}
 }
 
-// nameServer answers every A and AAAA question from names, so that a name resolves to what an attacker says, and nothing
-// leaves this machine. A name with an invalid address gets its answer, that there is no such host, only when the test ends.
+// nameServer is a resolver whose every A and AAAA question is answered from names, so that a name resolves to what an attacker
+// says, and nothing leaves this machine. A name with an invalid address gets its answer, that there is no such host, only when
+// the test ends.
 func nameServer(t testing.TB, names map[string]netip.Addr) *net.Resolver {
+	t.Helper()
+	return nameServerFunc(t, func(name string, _ uint16) ([]netip.Addr, bool) {
+		addr, known := names[name]
+		if !known || !addr.IsValid() {
+			return nil, known
+		}
+		return []netip.Addr{addr}, false
+	})
+}
+
+// nameServerFunc answers a question for a name and a type (1 is A, 28 is AAAA) with those addresses that are of this type; no
+// address at all means that there is no such host, and hold keeps this answer back until the test ends.
+func nameServerFunc(t testing.TB, lookUp func(name string, kind uint16) (addrs []netip.Addr, hold bool)) *net.Resolver {
 	t.Helper()
 	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -121,7 +135,7 @@ func nameServer(t testing.TB, names map[string]netip.Addr) *net.Resolver {
 			if err != nil {
 				break
 			}
-			answer, hold := answerDNS(buf[:n], names)
+			answer, hold := answerDNS(buf[:n], lookUp)
 			send := func() { _, _ = pc.WriteTo(answer, from) }
 			if hold {
 				held = append(held, send)
@@ -145,9 +159,8 @@ func nameServer(t testing.TB, names map[string]netip.Addr) *net.Resolver {
 	}}
 }
 
-// answerDNS follows RFC 1035, section 4.1, for a question with one name. An unknown name and one with an invalid address
-// are answered with NXDOMAIN, the latter later.
-func answerDNS(q []byte, names map[string]netip.Addr) (answer []byte, hold bool) {
+// answerDNS follows RFC 1035, section 4.1, for a question with one name.
+func answerDNS(q []byte, lookUp func(string, uint16) ([]netip.Addr, bool)) (answer []byte, hold bool) {
 	var labels []string
 	i := 12
 	for q[i] != 0 {
@@ -155,17 +168,19 @@ func answerDNS(q []byte, names map[string]netip.Addr) (answer []byte, hold bool)
 		i += 1 + int(q[i])
 	}
 	kind := binary.BigEndian.Uint16(q[i+1:])
-	addr, known := names[strings.ToLower(strings.Join(labels, "."))]
+	addrs, hold := lookUp(strings.ToLower(strings.Join(labels, ".")), kind)
 	answer = append([]byte{q[0], q[1], 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0}, q[12:i+5]...)
-	switch {
-	case !addr.IsValid():
-		answer[3] = 0x83
-	case kind == 1 && addr.Is4(), kind == 28 && addr.Is6():
-		answer[7] = 1
-		answer = append(answer, 0xc0, 12, 0, byte(kind), 0, 1, 0, 0, 0, 0, 0, byte(addr.BitLen()/8))
-		answer = append(answer, addr.AsSlice()...)
+	if len(addrs) == 0 {
+		answer[3] = 0x83 // NXDOMAIN
 	}
-	return answer, known && !addr.IsValid()
+	for _, addr := range addrs {
+		if (kind == 1) == addr.Is4() {
+			answer[7]++
+			answer = append(answer, 0xc0, 12, 0, byte(kind), 0, 1, 0, 0, 0, 0, 0, byte(addr.BitLen()/8))
+			answer = append(answer, addr.AsSlice()...)
+		}
+	}
+	return answer, hold
 }
 
 func readAll(t testing.TB, r io.Reader) []byte {

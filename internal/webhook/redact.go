@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"strings"
 	"syscall"
 )
@@ -14,12 +15,13 @@ import (
 // maxReason bounds a text that the other side has a say in, such as the names in its certificate.
 const maxReason = 256
 
-// redact is err in words that are safe to log and to show. Texts of net/http can quote the answer, and an answer can quote
-// the request with its credentials: so none of them passes through, only what is known by its type.
-func redact(err error, o Outcome, status int) error {
-	op := "post"
-	if status != 0 {
-		op = "read answer"
+// redact is err in words that are safe to log and to show, behind the operation that failed. Texts of net/http can quote the
+// answer, and an answer can quote the request with its credentials: so none of them passes through, only what is known by its
+// type.
+func redact(op string, err error, o Outcome) error {
+	var proxy *proxyFault
+	if errors.As(err, &proxy) {
+		op += ": proxy"
 	}
 	var refused *RefusedError
 	if errors.As(err, &refused) {
@@ -44,8 +46,26 @@ func reasonOf(err error, o Outcome) string {
 		return dialReason(err)
 	case TLSError:
 		return tlsReason(err)
+	case ProxyError:
+		return proxyReason(err)
 	}
 	return connectionReason(err)
+}
+
+// proxyReason describes what happened between us and the proxy, or what it answered.
+func proxyReason(err error) string {
+	var proxy *proxyFault
+	switch {
+	case !errors.As(err, &proxy):
+		return "failed"
+	case errors.Is(proxy.err, errProxySpeaks):
+		return "its answer to CONNECT is followed by bytes that nobody asked for"
+	case proxy.err != nil:
+		return reasonOf(proxy.err, ClassifyError(proxy.err))
+	case proxy.status == http.StatusProxyAuthRequired:
+		return "answers 407: it wants credentials, or others, or refuses the target"
+	}
+	return fmt.Sprintf("answers %d to CONNECT: no way to the target", proxy.status)
 }
 
 func timeoutReason(err error) string {
@@ -113,7 +133,7 @@ func tlsReason(err error) string {
 func connectionReason(err error) string {
 	switch {
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return "connection reset by the receiver"
+		return "connection reset by the other side"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "connection closed before the end of the answer"
 	case strings.Contains(err.Error(), "response headers exceeded"): // net/http's error has no exported type

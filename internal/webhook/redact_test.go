@@ -22,36 +22,36 @@ func TestRedact(t *testing.T) {
 	}
 	secret := func(err error) error { return fmt.Errorf("secret %w secret", err) }
 	tests := []struct {
-		err    error
-		status int
-		want   string
+		op   string
+		err  error
+		want string
 	}{
-		{dial(&RefusedError{netip.MustParseAddr("10.0.0.1"), "private"}), 0, "post: 10.0.0.1 is private: refused; list its network in webhooks.allow_networks to permit it"},
-		{dial(&net.DNSError{Err: "secret", Name: "h", Server: "secret", IsNotFound: true}), 0, `post: no such host: "h"`},
-		{dial(&net.DNSError{Err: "secret", Name: "h", Server: "secret", IsTimeout: true}), 0, `post: name server does not answer for "h"`},
-		{dial(&net.DNSError{Err: "secret", Name: "h", Server: "secret"}), 0, `post: name server fault for "h"`},
-		{dial(os.ErrDeadlineExceeded), 0, "post: timed out while dialling"},
-		{dial(os.NewSyscallError("connect", syscall.ECONNREFUSED)), 0, "post: dial 192.0.2.1:443: connection refused"},
-		{&net.OpError{Op: "dial", Err: syscall.EMFILE}, 0, "post: dial: too many open files"},
-		{dial(errors.New("secret")), 0, "post: dial: no connection"},
-		{handshakeTimeout{}, 0, "post: timed out in the TLS handshake"},
-		{secret(os.ErrDeadlineExceeded), 200, "read answer: timed out"},
-		{&tls.CertificateVerificationError{Err: x509.HostnameError{Host: "h", Certificate: &x509.Certificate{DNSNames: []string{"secret"}}}}, 0, `post: tls: the certificate is not for "h"`},
-		{&tls.CertificateVerificationError{Err: errors.New("secret")}, 0, "post: tls: the certificate is not valid"},
-		{errors.New("tls: " + strings.Repeat("ä", 200)), 0, "post: tls: " + strings.Repeat("ä", 125) + "…"},
-		{secret(syscall.EPIPE), 0, "post: connection reset by the receiver"},
-		{secret(io.EOF), 0, "post: connection closed before the end of the answer"},
-		{errors.New(`malformed HTTP response "secret"`), 0, "post: the answer is not valid HTTP, or the connection was lost"},
+		{"post", dial(&RefusedError{netip.MustParseAddr("10.0.0.1"), "private"}), "post: 10.0.0.1 is private: refused; list its network in webhooks.allow_networks to permit it"},
+		{"post", dial(&net.DNSError{Err: "secret", Name: "h", Server: "secret", IsNotFound: true}), `post: no such host: "h"`},
+		{"post", dial(&net.DNSError{Err: "secret", Name: "h", Server: "secret", IsTimeout: true}), `post: name server does not answer for "h"`},
+		{"post", dial(&net.DNSError{Err: "secret", Name: "h", Server: "secret"}), `post: name server fault for "h"`},
+		{"post", dial(os.ErrDeadlineExceeded), "post: timed out while dialling"},
+		{"post", dial(os.NewSyscallError("connect", syscall.ECONNREFUSED)), "post: dial 192.0.2.1:443: connection refused"},
+		{"post", &net.OpError{Op: "dial", Err: syscall.EMFILE}, "post: dial: too many open files"},
+		{"post", dial(errors.New("secret")), "post: dial: no connection"},
+		{"post", handshakeTimeout{}, "post: timed out in the TLS handshake"},
+		{"read answer", secret(os.ErrDeadlineExceeded), "read answer: timed out"},
+		{"post", &tls.CertificateVerificationError{Err: x509.HostnameError{Host: "h", Certificate: &x509.Certificate{DNSNames: []string{"secret"}}}}, `post: tls: the certificate is not for "h"`},
+		{"post", &tls.CertificateVerificationError{Err: errors.New("secret")}, "post: tls: the certificate is not valid"},
+		{"post", errors.New("tls: " + strings.Repeat("ä", 200)), "post: tls: " + strings.Repeat("ä", 125) + "…"},
+		{"post", secret(syscall.EPIPE), "post: connection reset by the other side"},
+		{"post", secret(io.EOF), "post: connection closed before the end of the answer"},
+		{"post", errors.New(`malformed HTTP response "secret"`), "post: the answer is not valid HTTP, or the connection was lost"},
 	}
 	for _, tt := range tests {
-		if got := redact(tt.err, ClassifyError(tt.err), tt.status); got.Error() != tt.want {
+		if got := redact(tt.op, tt.err, ClassifyError(tt.err)); got.Error() != tt.want {
 			t.Errorf("%v:\ngot  %q\nwant %q", tt.err, got, tt.want)
 		}
 	}
-	if got := redact(io.EOF, Canceled, 0); got.Error() != "post: cut short by shutdown" {
+	if got := redact("post", io.EOF, Canceled); got.Error() != "post: cut short by shutdown" {
 		t.Errorf("got %q", got)
 	}
-	if errors.Is(redact(io.EOF, ConnectionError, 0), io.EOF) {
+	if errors.Is(redact("post", io.EOF, ConnectionError), io.EOF) {
 		t.Error("the original error can be found in the redacted one")
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -24,23 +25,7 @@ const (
 	DefaultMaxIdlePerHost = 64
 	DefaultMaxIdle        = 1024
 	DefaultResponseBody   = 1 << 10
-)
-
-const (
-	// dialTimeout and tlsTimeout bound what outlives an attempt: the transport finishes a connection that it began, because a
-	// later attempt may use it.
-	dialTimeout = 10 * time.Second
-	tlsTimeout  = 10 * time.Second
-
-	idleTimeout = 90 * time.Second
-	// pingAfter and pingTimeout find an HTTP/2 connection that died unnoticed; all attempts to a host share one.
-	pingAfter   = 15 * time.Second
-	pingTimeout = 10 * time.Second
-
-	maxAnswerHeader = 64 << 10
-	// maxDrain is how much of an answer is read, kept or not, so that its connection can be used again. One that is longer
-	// costs its connection.
-	maxDrain = 64 << 10
+	DefaultMaxRoutes      = 4096
 )
 
 // SenderConfig is the part of a sender that is the same for all endpoints.
@@ -64,14 +49,22 @@ type SenderConfig struct {
 	TLSConfig *tls.Config
 	// Resolver looks names up; nil means the system's.
 	Resolver *net.Resolver
+	// AllowProxies are proxies that may be dialled wherever they are: "host:port" as in the proxy's URL, the port always
+	// written. Those of the operator's own network, which the guard would refuse.
+	AllowProxies []string
+	// MaxRoutes is how many distinct routes keep their connections, beside those in use; 0 means [DefaultMaxRoutes]. Each keeps
+	// up to MaxIdle connections, for 90 s.
+	MaxRoutes int
 }
 
 // Sender sends webhooks for any number of endpoints over shared connections. It may be used by many goroutines at once.
 type Sender struct {
-	transport *http.Transport
-	allowHTTP bool
-	timeout   time.Duration
-	keep      int
+	transports *transports
+	guard      *Guard
+	resolver   *net.Resolver
+	allowHTTP  bool
+	timeout    time.Duration
+	keep       int
 	// Header values that all requests share: nobody changes them.
 	userAgent, contentType []string
 }
@@ -81,25 +74,17 @@ func NewSender(c SenderConfig) *Sender {
 	if c.Guard == nil {
 		c.Guard = NewGuard(nil)
 	}
-	dialer := &net.Dialer{Timeout: dialTimeout, ControlContext: c.Guard.Control, Resolver: c.Resolver}
+	if c.Resolver == nil {
+		c.Resolver = net.DefaultResolver
+	}
 	s := &Sender{
+		transports:  newTransports(c),
+		guard:       c.Guard,
+		resolver:    c.Resolver,
 		allowHTTP:   c.AllowHTTP,
 		contentType: []string{DefaultContentType},
 		timeout:     orDefault(c.Timeout, DefaultTimeout),
 		keep:        min(max(orDefault(c.ResponseBodyLimit, DefaultResponseBody), 0), maxDrain),
-		transport: &http.Transport{
-			Proxy:                  nil, // a proxy would hide the target's address from the guard
-			DialContext:            dialer.DialContext,
-			TLSClientConfig:        c.TLSConfig.Clone(),
-			TLSHandshakeTimeout:    tlsTimeout,
-			ForceAttemptHTTP2:      true,
-			HTTP2:                  &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
-			MaxIdleConns:           orDefault(c.MaxIdle, DefaultMaxIdle),
-			MaxIdleConnsPerHost:    orDefault(c.MaxIdlePerHost, DefaultMaxIdlePerHost),
-			IdleConnTimeout:        idleTimeout,
-			MaxResponseHeaderBytes: maxAnswerHeader,
-			DisableCompression:     true,
-		},
 	}
 	if c.UserAgent != "" {
 		s.userAgent = []string{c.UserAgent}
@@ -116,7 +101,7 @@ func orDefault[T int | time.Duration](v, otherwise T) T {
 
 // CloseIdle closes the connections that are not in use. Nothing of a sender without attempts in flight is left then, but for
 // connections that an attempt gave up on while they were being made: they end by themselves within 20 s.
-func (s *Sender) CloseIdle() { s.transport.CloseIdleConnections() }
+func (s *Sender) CloseIdle() { s.transports.closeIdle() }
 
 // Request is one message to one endpoint. The sender changes none of it.
 type Request struct {
@@ -133,6 +118,8 @@ type Request struct {
 	Traceparent string
 	// Header holds the endpoint's own headers. Those that [ValidateHeaders] calls reserved are left out.
 	Header http.Header
+	// Route is how the target is reached; nil means directly.
+	Route *Route
 	// Secrets sign the message, the current one first. At least one: nothing is sent unsigned.
 	Secrets []Secret
 	// Timeout bounds the attempt from name resolution to the end of the answer; 0 means the sender's.
@@ -155,7 +142,7 @@ func (s *Sender) Send(ctx context.Context, r *Request) Result {
 	}
 	ctx, cancel := context.WithTimeout(ctx, orDefault(r.Timeout, s.timeout))
 	defer cancel()
-	result := s.post(req.WithContext(ctx))
+	result, _ := s.exchange(req.WithContext(ctx), r.Route)
 	result.Duration = time.Since(start)
 	return result
 }
@@ -169,6 +156,9 @@ func (s *Sender) request(r *Request, at time.Time) (*http.Request, Outcome, erro
 		if r.URL.Scheme == "http" && !s.allowHTTP {
 			return nil, RefusedTarget, err
 		}
+		return nil, InvalidRequest, err
+	}
+	if err := r.Route.check(); err != nil {
 		return nil, InvalidRequest, err
 	}
 	header, err := s.header(r, at)
@@ -230,23 +220,32 @@ func checkHeader(h http.Header) error {
 	return nil
 }
 
-// post sends req and reads the answer. Redirects are not followed, since it uses the transport itself.
-func (s *Sender) post(req *http.Request) Result {
-	resp, err := s.transport.RoundTrip(req)
+// exchange sends req and reads the answer, of which it also returns the header. Redirects are not followed, since it uses the
+// transport itself.
+func (s *Sender) exchange(req *http.Request, route *Route) (Result, http.Header) {
+	ctx, op := req.Context(), strings.ToLower(req.Method)
+	if route.proxied() {
+		if err := s.judge(ctx, req.URL.Hostname()); err != nil {
+			return failed(ctx, op, err), nil
+		}
+	}
+	t := s.transports.acquire(route, req.URL.Scheme)
+	defer s.transports.release(t)
+	resp, err := t.RoundTrip(req)
 	if err != nil {
-		return failed(req.Context(), err, 0)
+		return failed(ctx, op, err), nil
 	}
 	defer resp.Body.Close()
-	body, err := s.readAnswer(resp)
-	if err != nil {
-		result := failed(req.Context(), err, resp.StatusCode)
-		begun := Classify(resp.StatusCode, resp.Header, time.Now())
-		result.Body, result.Overloaded, result.Control = body, begun.Overloaded, begun.Control
-		return result
+	if route.proxied() && fromProxy(resp.StatusCode) {
+		return failed(ctx, op, &proxyFault{status: resp.StatusCode}), nil
 	}
 	result := Classify(resp.StatusCode, resp.Header, time.Now())
-	result.Body = body
-	return result
+	if result.Body, err = s.readAnswer(resp); err != nil {
+		broken := failed(ctx, "read answer", err)
+		broken.StatusCode, broken.Body, broken.Overloaded, broken.Control = result.StatusCode, result.Body, result.Overloaded, result.Control
+		return broken, resp.Header
+	}
+	return result, resp.Header
 }
 
 // readAnswer returns the part of the body that is kept, and reads on a little for the connection's sake.
@@ -268,7 +267,7 @@ func (s *Sender) readAnswer(resp *http.Response) ([]byte, error) {
 
 // failed is the result of an attempt without a whole answer. What ended ctx is asked first: to the transport a deadline, a
 // shutdown and a lost connection can look alike.
-func failed(ctx context.Context, err error, status int) Result {
+func failed(ctx context.Context, op string, err error) Result {
 	outcome := ClassifyError(err)
 	switch {
 	case outcome == RefusedTarget:
@@ -277,5 +276,5 @@ func failed(ctx context.Context, err error, status int) Result {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		outcome = Timeout
 	}
-	return Result{Outcome: outcome, StatusCode: status, Err: redact(err, outcome, status)}
+	return Result{Outcome: outcome, Err: redact(op, err, outcome)}
 }
