@@ -116,6 +116,8 @@ type Request struct {
 	ContentType string
 	// Traceparent is the W3C trace context; empty sends none.
 	Traceparent string
+	// Origin is what [Sender.Validate] got permission for; empty sends none.
+	Origin string
 	// Header holds the endpoint's own headers. Those that [ValidateHeaders] calls reserved are left out.
 	Header http.Header
 	// Route is how the target is reached; nil means directly.
@@ -178,12 +180,7 @@ func (s *Sender) request(r *Request, at time.Time) (*http.Request, Outcome, erro
 }
 
 func (s *Sender) header(r *Request, at time.Time) (http.Header, error) {
-	h := make(http.Header, 8+len(r.Header))
-	for name, values := range r.Header {
-		if canonical := http.CanonicalHeaderKey(name); !reservedHeader(canonical) {
-			h[canonical] = values
-		}
-	}
+	h := ownHeader(r.Header)
 	SetHeaders(h, MessageID(r.ID), at, r.Body, r.Secrets...)
 	if h.Get(HeaderSignature) == "" {
 		return nil, errors.New("no signing secret")
@@ -195,6 +192,9 @@ func (s *Sender) header(r *Request, at time.Time) (http.Header, error) {
 	if r.Traceparent != "" {
 		h["Traceparent"] = []string{r.Traceparent}
 	}
+	if r.Origin != "" {
+		h[HeaderRequestOrigin] = []string{r.Origin}
+	}
 	h["User-Agent"] = s.userAgent
 	if _, own := h["Idempotency-Key"]; !own {
 		// Never sent, since it has no value. It tells the transport that it may repeat the request when a connection from the
@@ -203,6 +203,17 @@ func (s *Sender) header(r *Request, at time.Time) (http.Header, error) {
 		h["Idempotency-Key"] = nil
 	}
 	return h, checkHeader(h)
+}
+
+// ownHeader is what an endpoint may say of its own headers, with room for those of the sender.
+func ownHeader(own http.Header) http.Header {
+	h := make(http.Header, 8+len(own))
+	for name, values := range own {
+		if canonical := http.CanonicalHeaderKey(name); !reservedHeader(canonical) {
+			h[canonical] = values
+		}
+	}
+	return h
 }
 
 // checkHeader finds what the transport would refuse with an error that looks like a fault of the connection.

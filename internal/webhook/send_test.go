@@ -43,7 +43,7 @@ func TestSendRequest(t *testing.T) {
 	})
 	s := newSender(t, nil)
 	r := request(t, srv.URL+"/hook?token=a%20b")
-	r.Traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	r.Traceparent, r.Origin = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "relay.example"
 	r.At = time.Now().Add(-time.Minute)
 	r.Header = http.Header{
 		"Authorization": {"Bearer x"}, "x-tenant": {"a", "b"}, // names in any case
@@ -63,13 +63,13 @@ func TestSendRequest(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"Webhook-Id": "evt_1", "Webhook-Timestamp": fmt.Sprint(r.At.Unix()), "Content-Type": "application/cloudevents+json",
-		"User-Agent": "nex-relay/test", "Traceparent": r.Traceparent, "Authorization": "Bearer x", "X-Tenant": "a,b",
+		"User-Agent": "nex-relay/test", "Traceparent": r.Traceparent, "Webhook-Request-Origin": "relay.example", "Authorization": "Bearer x", "X-Tenant": "a,b",
 	} {
 		if got := strings.Join(a.header[name], ","); got != want {
 			t.Errorf("%s: got %q, want %q", name, got, want)
 		}
 	}
-	for _, name := range []string{"Idempotency-Key", "Accept-Encoding", "Connection", "Transfer-Encoding"} {
+	for _, name := range []string{"Idempotency-Key", "Accept-Encoding", "Origin", "Connection", "Transfer-Encoding"} {
 		if _, there := a.header[name]; there {
 			t.Errorf("%s was sent: %q", name, a.header[name])
 		}
@@ -329,6 +329,7 @@ func TestSendInvalid(t *testing.T) {
 		{"header name", func(r *webhook.Request) { r.Header = http.Header{"a b": {"secret"}} }},
 		{"header value", func(r *webhook.Request) { r.Header = http.Header{"A": {"secret\r\nB: 1"}} }},
 		{"trace", func(r *webhook.Request) { r.Traceparent = "secret\n" }},
+		{"origin", func(r *webhook.Request) { r.Origin = "secret\n" }},
 		{"content type", func(r *webhook.Request) { r.ContentType = "secret\n" }},
 	}
 	s := newSender(t, nil)
