@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -169,9 +168,23 @@ func TestSendHostileHTTP2(t *testing.T) {
 			if good := s.Send(t.Context(), request(t, srv.URL+"/good")); good.Outcome != webhook.Delivered || string(good.Body) != "HTTP/2.0" {
 				t.Errorf("the next message: %+v", good)
 			}
-			s.CloseIdle()
-			<-hungUp
+			closeUntil(s, hungUp)
 		})
+	}
+}
+
+// closeUntil closes s until the receiver has seen it. Once is not enough over HTTP/2: net/http takes back a message that was
+// given up in its own time, and its connection is not idle before that.
+func closeUntil(s *webhook.Sender, hungUp <-chan struct{}) {
+	again := time.NewTicker(time.Millisecond)
+	defer again.Stop()
+	for {
+		s.CloseIdle()
+		select {
+		case <-hungUp:
+			return
+		case <-again.C:
+		}
 	}
 }
 
@@ -197,7 +210,7 @@ func TestSendHTTP2AfterClose(t *testing.T) {
 		t.Cleanup(srv.Close)
 		s := newSender(t, func(c *webhook.SenderConfig) { c.TLSConfig = ca.trusted() })
 		lost := 0
-		for i := range 6 {
+		for i := range 2 { // a graceful end takes the server a second
 			got := s.Send(t.Context(), request(t, srv.URL))
 			switch {
 			case got.Outcome == webhook.Delivered:
@@ -213,34 +226,4 @@ func TestSendHTTP2AfterClose(t *testing.T) {
 			}
 		}
 	}
-}
-
-// TestRoutesMemory: as many routes as are kept by default cost a bounded amount of memory, without a connection.
-func TestRoutesMemory(t *testing.T) {
-	if testing.Short() {
-		t.Skip("makes 4096 transports")
-	}
-	ca := newAuthority(t)
-	cert := ca.issue(nil, "client")
-	s := newSender(t, func(c *webhook.SenderConfig) { c.TLSConfig = ca.trusted() })
-	u := mustURL(t, "http://10.0.0.1/") // refused by the guard, before anything is sent
-	var before, after runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&before)
-	for i := range webhook.DefaultMaxRoutes + 100 {
-		other := cert
-		other.Certificate = [][]byte{fmt.Append(nil, i)}
-		got := s.Send(t.Context(), &webhook.Request{URL: u, ID: "1", Secrets: []webhook.Secret{testSecret}, Route: &webhook.Route{ClientCert: &other}})
-		if got.Outcome != webhook.RefusedTarget {
-			t.Fatalf("got %+v", got)
-		}
-	}
-	runtime.GC()
-	runtime.ReadMemStats(&after)
-	each := (int64(after.HeapAlloc) - int64(before.HeapAlloc)) / webhook.DefaultMaxRoutes
-	t.Logf("%d bytes a route", each)
-	if each > 16<<10 {
-		t.Errorf("%d bytes a route", each)
-	}
-	s.CloseIdle()
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"sync/atomic"
 	"testing"
 
@@ -177,6 +178,37 @@ func TestRoutesInUse(t *testing.T) {
 			t.Errorf("got %+v", got)
 		}
 	}
+}
+
+// TestRoutesMemory: as many routes as are kept by default cost a bounded amount of memory, without a connection.
+func TestRoutesMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("makes 4096 transports")
+	}
+	ca := newAuthority(t)
+	cert := ca.issue(nil, "client")
+	s := newSender(t, func(c *webhook.SenderConfig) { c.TLSConfig = ca.trusted() })
+	hookDials(s) // nothing is ever sent
+	u := mustURL(t, "http://127.0.0.1/")
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for i := range webhook.DefaultMaxRoutes + 100 {
+		other := cert
+		other.Certificate = [][]byte{fmt.Append(nil, i)}
+		got := s.Send(t.Context(), &webhook.Request{URL: u, ID: "1", Secrets: []webhook.Secret{testSecret}, Route: &webhook.Route{ClientCert: &other}})
+		if got.Outcome != webhook.DialError {
+			t.Fatalf("got %+v", got)
+		}
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	each := (int64(after.HeapAlloc) - int64(before.HeapAlloc)) / webhook.DefaultMaxRoutes
+	t.Logf("%d bytes a route", each)
+	if each > 16<<10 {
+		t.Errorf("%d bytes a route", each)
+	}
+	s.CloseIdle()
 }
 
 // BenchmarkRoute is what a route costs an attempt, beside BenchmarkSend: the way to its own connections.

@@ -100,7 +100,8 @@ func orDefault[T int | time.Duration](v, otherwise T) T {
 }
 
 // CloseIdle closes the connections that are not in use. Nothing of a sender without attempts in flight is left then, but for
-// connections that an attempt gave up on while they were being made: they end by themselves within 20 s.
+// two kinds of connection: one that was being made when its attempt gave up ends within 20 s, and one over HTTP/2 whose last
+// attempt has only just given up may stay for 90 s.
 func (s *Sender) CloseIdle() { s.transports.closeIdle() }
 
 // Request is one message to one endpoint. The sender changes none of it.
