@@ -267,26 +267,28 @@ func TestSendEnds(t *testing.T) {
 	arrived := make(chan struct{}, 8)
 	srv := serve(t, func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body) // only then does the server notice that the connection ends
-		arrived <- struct{}{}
+		if r.URL.Path == "/tell" {
+			arrived <- struct{}{}
+		}
 		<-r.Context().Done()
 	})
 	s := newSender(t, nil)
-	send := func(ctx context.Context, timeout time.Duration) webhook.Result {
-		r := request(t, srv.URL)
+	send := func(ctx context.Context, path string, timeout time.Duration) webhook.Result {
+		r := request(t, srv.URL+path)
 		r.Timeout = timeout
 		return s.Send(ctx, r)
 	}
 	t.Run("own timeout", func(t *testing.T) {
-		got := send(t.Context(), 50*time.Millisecond)
-		if <-arrived; got.Outcome != webhook.Timeout || got.Duration < 50*time.Millisecond {
+		got := send(t.Context(), "/", 50*time.Millisecond)
+		if got.Outcome != webhook.Timeout || got.Duration < 50*time.Millisecond {
 			t.Errorf("got %+v", got)
 		}
 	})
 	t.Run("deadline from outside", func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
-		got := send(ctx, time.Minute)
-		if <-arrived; got.Outcome != webhook.Timeout {
+		got := send(ctx, "/", time.Minute)
+		if got.Outcome != webhook.Timeout {
 			t.Errorf("got %+v", got)
 		}
 	})
@@ -296,14 +298,14 @@ func TestSendEnds(t *testing.T) {
 			<-arrived
 			cancel(errors.New("stopping"))
 		}()
-		if got := send(ctx, time.Minute); got.Outcome != webhook.Canceled || got.StatusCode != 0 || got.Err == nil {
+		if got := send(ctx, "/tell", time.Minute); got.Outcome != webhook.Canceled || got.StatusCode != 0 || got.Err == nil {
 			t.Errorf("got %+v", got)
 		}
 	})
 	t.Run("shutdown before", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if got := send(ctx, time.Minute); got.Outcome != webhook.Canceled {
+		if got := send(ctx, "/tell", time.Minute); got.Outcome != webhook.Canceled {
 			t.Errorf("got %+v", got)
 		}
 		if len(arrived) != 0 {
