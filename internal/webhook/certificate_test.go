@@ -88,8 +88,8 @@ func FuzzParseClientCert(f *testing.F) {
 		if (got == nil) == (err == nil) {
 			t.Fatalf("got %v beside %v", got, err)
 		}
-		if err != nil && len(key) > 20 && strings.Contains(err.Error(), string(key[10:20])) {
-			t.Fatalf("error %q quotes the key", err)
+		if err != nil && len(err.Error()) > 128 { // all texts are fixed but for two numbers
+			t.Fatalf("error %q", err)
 		}
 		if err == nil && (len(got.Certificate) == 0 || got.PrivateKey == nil) {
 			t.Fatal("half a certificate")
