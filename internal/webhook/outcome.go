@@ -47,7 +47,7 @@ func Outcomes() []Outcome {
 func (o Outcome) Settled() bool { return o == Delivered || o == Gone }
 
 // Classify reads an answer's status and, where it can mean an overload, its Retry-After (RFC 9110, sections 10.2.3 and 15; 429
-// is RFC 6585, section 4). It is the only place where status codes have a meaning. A result has the status, its outcome, what
+// is RFC 6585, section 4). Status codes have a meaning only here and in the two functions below for proxies. A result has the status, its outcome, what
 // was read of the overload, and the receiver's [Control].
 //
 // 502 and 504 count as 503 does, because a proxy in front of a receiver that is down or too slow answers with one of the three
@@ -87,6 +87,9 @@ func outcomeOf(status int) Outcome {
 // fromProxy reports that a status of an answer that came by way of a proxy is the proxy's own: 407 (RFC 9110, section 15.5.8).
 // Where an http target is asked for, 502, 503 and 504 may be the proxy's or the target's: they count as the target's.
 func fromProxy(status int) bool { return status == http.StatusProxyAuthRequired }
+
+// opensTunnel reports that a proxy's answer to CONNECT is a yes (RFC 9110, section 9.3.6).
+func opensTunnel(status int) bool { return status >= 200 && status <= 299 }
 
 // MaxRetryAfter is the longest delay that [ParseRetryAfter] gives; what is longer is cut to it, so that adding it to a time
 // cannot overflow. What delay is acceptable is for the caller to say.

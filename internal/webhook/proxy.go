@@ -63,7 +63,7 @@ func (d *proxyDialer) tunnel(ctx context.Context, _, addr string) (net.Conn, err
 	if !stop() && err == nil {
 		err = context.Cause(ctx) // the deadline in the past may hit what comes next
 	}
-	if err != nil || status/100 != 2 {
+	if err != nil || !opensTunnel(status) {
 		conn.Close()
 		return nil, &proxyFault{status: status, err: err}
 	}
@@ -86,8 +86,7 @@ func (d *proxyDialer) open(ctx context.Context) (net.Conn, error) {
 // errProxySpeaks: in a tunnel the target's bytes come next, and a TLS server is silent until it is spoken to.
 var errProxySpeaks = errors.New("bytes after the answer to CONNECT")
 
-// handshake asks for a tunnel to addr and returns the status of the answer (RFC 9110, section 9.3.6: any 2xx opens it, and has
-// no content).
+// handshake asks for a tunnel to addr and returns the status of the answer, which has no content if it opens the tunnel.
 func (d *proxyDialer) handshake(conn net.Conn, addr string) (int, error) {
 	req := &http.Request{
 		Method: http.MethodConnect, URL: &url.URL{Opaque: addr}, Host: addr,
@@ -105,7 +104,7 @@ func (d *proxyDialer) handshake(conn net.Conn, addr string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if resp.StatusCode/100 == 2 && r.Buffered() > 0 {
+	if opensTunnel(resp.StatusCode) && r.Buffered() > 0 {
 		return 0, errProxySpeaks
 	}
 	return resp.StatusCode, nil

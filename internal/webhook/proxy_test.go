@@ -1,7 +1,6 @@
 package webhook_test
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -12,98 +11,11 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/nex-crm/relay/internal/webhook"
 )
-
-// testProxy is a forward proxy on this machine. Wherever it is asked to go, it goes to target: it never leaves the machine.
-type testProxy struct {
-	url    *url.URL
-	target string // host:port
-
-	mu   sync.Mutex
-	seen []string // "method target authorization" of each request
-}
-
-func newTestProxy(t testing.TB, config *tls.Config, target string) *testProxy {
-	t.Helper()
-	p := &testProxy{target: target}
-	p.url = mustURL(t, serveRaw(t, func(ctx context.Context, c net.Conn) {
-		if config != nil {
-			c = tls.Server(c, config)
-			defer c.Close()
-		}
-		p.serve(ctx, c)
-	}))
-	if config != nil {
-		p.url.Scheme = "https"
-	}
-	return p
-}
-
-func (p *testProxy) serve(ctx context.Context, c net.Conn) {
-	r := bufio.NewReader(c)
-	req, err := http.ReadRequest(r)
-	if err != nil {
-		return
-	}
-	p.note(req)
-	out, err := net.Dial("tcp", p.target)
-	if err != nil {
-		return
-	}
-	defer context.AfterFunc(ctx, func() { out.Close() })()
-	defer out.Close()
-	var back sync.WaitGroup
-	back.Go(func() {
-		_, _ = io.Copy(c, out)
-		c.Close()
-	})
-	defer back.Wait()
-	defer out.Close()
-	if req.Method == http.MethodConnect {
-		_, _ = io.WriteString(c, "HTTP/1.1 200 Connection established\r\n\r\n")
-		_, _ = io.Copy(out, r)
-		return
-	}
-	for {
-		req.Header.Del("Proxy-Authorization")
-		if err := req.Write(out); err != nil { // origin form
-			return
-		}
-		if req, err = http.ReadRequest(r); err != nil {
-			return
-		}
-		p.note(req)
-	}
-}
-
-func (p *testProxy) note(req *http.Request) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.seen = append(p.seen, strings.TrimSpace(req.Method+" "+req.RequestURI+" "+req.Header.Get("Proxy-Authorization")))
-}
-
-func (p *testProxy) requests() []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return slices.Clone(p.seen)
-}
-
-func mustURL(t testing.TB, raw string) *url.URL {
-	t.Helper()
-	u, err := url.Parse(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return u
-}
-
-// public is an address that the guard permits, and that nothing in a test ever connects to.
-var public = netip.MustParseAddr("93.184.215.14")
 
 // TestProxy goes every way through a proxy: both kinds of proxy, both kinds of target, twice over one connection.
 func TestProxy(t *testing.T) {
@@ -312,78 +224,5 @@ func TestProxyGuarded(t *testing.T) {
 		if got := s.Send(t.Context(), request(t, "http://"+tt.host+"/")); got.Outcome != webhook.RefusedTarget {
 			t.Errorf("%v allowed, %s as the target: got %s", tt.allow, tt.host, got.Outcome)
 		}
-	}
-}
-
-func TestValidateProxy(t *testing.T) {
-	t.Parallel()
-	tests := []struct{ raw, want string }{ // an empty want: accepted
-		{"http://proxy.example:3128", ""},
-		{"https://user:p%40ss@proxy.example", ""},
-		{"http://10.0.0.1:3128/", ""},
-		{"http://[::1]:3128", ""},
-		{"http://under_score:1", ""},
-		{"", "empty"},
-		{"proxy.example:3128", "neither http"},
-		{"socks5://secret.example", "neither http"},
-		{"//secret.example", "neither http"},
-		{"http://", "no host"},
-		{"http://:3128", "no host"},
-		{"http://secret.example:0", "port"},
-		{"http://secret.example:65536", "port"},
-		{"http://secret.example/x", "a path"},
-		{"http://secret.example?x", "a path"},
-		{"http://secret.example/?", "a path"},
-		{"http://secret.example#x", "a path"},
-		{" http://secret.example", "white space"},
-		{"http://user:sec/ret@secret.example", "cannot be parsed"},
-		{"http://u:secret%zz@h", "cannot be parsed"},
-		{"http://secrét.example", "ASCII"},
-		{"http://secret.example/" + strings.Repeat("x", 2048), "2048 are allowed"},
-	}
-	for _, tt := range tests {
-		u, err := webhook.ValidateProxy(tt.raw)
-		switch {
-		case tt.want == "" && (err != nil || u == nil || u.String() != tt.raw):
-			t.Errorf("%q: %v", tt.raw, err)
-		case tt.want != "" && (err == nil || u != nil || !strings.Contains(err.Error(), tt.want)):
-			t.Errorf("%q: got %v, want an error with %q", tt.raw, err, tt.want)
-		case err != nil && strings.Contains(err.Error(), "secr"):
-			t.Errorf("%q: error %q quotes it", tt.raw, err)
-		}
-	}
-}
-
-func FuzzValidateProxy(f *testing.F) {
-	for _, s := range []string{"", "http://h", "https://u:p@h:1/", "socks5://h", "http://h?", "http://[::1%25lo]:1", "http://[fe80::1]"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, raw string) {
-		u, err := webhook.ValidateProxy(raw)
-		if err == nil && (u.Hostname() == "" || (u.Scheme != "http" && u.Scheme != "https") || u.RawQuery != "" || u.Fragment != "") {
-			t.Fatalf("%q is accepted as %#v", raw, u)
-		}
-	})
-}
-
-// TestRouteInvalid: a route that cannot be used is our own fault, and shows nothing.
-func TestRouteInvalid(t *testing.T) {
-	t.Parallel()
-	s := newSender(t, nil)
-	for _, route := range []*webhook.Route{
-		{Proxy: &url.URL{Scheme: "socks5", Host: "secret"}},
-		{Proxy: &url.URL{Scheme: "http", User: url.User("secret")}},
-		{ClientCert: &tls.Certificate{}},
-		{ClientCert: &tls.Certificate{Certificate: [][]byte{[]byte("secret")}}},
-	} {
-		r := request(t, "http://127.0.0.1:1/")
-		r.Route = route
-		got := s.Send(t.Context(), r)
-		if got.Outcome != webhook.InvalidRequest || got.Err == nil || strings.Contains(got.Err.Error(), "secret") {
-			t.Errorf("got %+v", got)
-		}
-	}
-	if got := s.Send(t.Context(), &webhook.Request{URL: mustURL(t, "http://127.0.0.1:1/"), Secrets: []webhook.Secret{testSecret}, Route: &webhook.Route{}}); got.Outcome != webhook.DialError {
-		t.Errorf("an empty route: got %+v", got)
 	}
 }

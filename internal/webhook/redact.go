@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"strings"
 	"syscall"
 )
@@ -62,7 +61,7 @@ func proxyReason(err error) string {
 		return "its answer to CONNECT is followed by bytes that nobody asked for"
 	case proxy.err != nil:
 		return reasonOf(proxy.err, ClassifyError(proxy.err))
-	case proxy.status == http.StatusProxyAuthRequired:
+	case fromProxy(proxy.status):
 		return "answers 407: it wants credentials, or others, or refuses the target"
 	}
 	return fmt.Sprintf("answers %d to CONNECT: no way to the target", proxy.status)

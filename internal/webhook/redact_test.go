@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -41,9 +42,18 @@ func TestRedact(t *testing.T) {
 		{"post", errors.New("tls: " + strings.Repeat("ä", 200)), "post: tls: " + strings.Repeat("ä", 125) + "…"},
 		{"post", secret(syscall.EPIPE), "post: connection reset by the other side"},
 		{"post", secret(io.EOF), "post: connection closed before the end of the answer"},
+		{"post", &proxyFault{err: context.DeadlineExceeded}, "post: proxy: timed out"}, // it hung for dialTimeout
+		{"post", &net.OpError{Op: "proxyconnect", Err: &proxyFault{err: dial(os.NewSyscallError("connect", syscall.ECONNREFUSED))}}, "post: proxy: dial 192.0.2.1:443: connection refused"},
+		{"post", &proxyFault{err: secret(io.EOF)}, "post: proxy: connection closed before the end of the answer"},
+		{"post", &proxyFault{status: 407}, "post: proxy: answers 407: it wants credentials, or others, or refuses the target"},
+		{"post", &proxyFault{status: 502}, "post: proxy: answers 502 to CONNECT: no way to the target"},
+		{"post", &RefusedError{Class: "a number"}, "post: the target is a number: refused"},
 		{"post", errors.New(`malformed HTTP response "secret"`), "post: the answer is not valid HTTP, or the connection was lost"},
 	}
 	for _, tt := range tests {
+		if proxied := strings.Contains(tt.want, "proxy"); proxied != (ClassifyError(tt.err) == ProxyError) {
+			t.Errorf("%v: classified as %s", tt.err, ClassifyError(tt.err))
+		}
 		if got := redact(tt.op, tt.err, ClassifyError(tt.err)); got.Error() != tt.want {
 			t.Errorf("%v:\ngot  %q\nwant %q", tt.err, got, tt.want)
 		}

@@ -21,6 +21,9 @@ type Route struct {
 	// Before each attempt the sender resolves the target by its own resolver, and refuses it if the guard refuses any of its
 	// addresses. The proxy then gets the name and resolves it again: somebody who answers the two differently, by time or by who
 	// asks, is held back only by the proxy's own rules. A proxy that should keep to public targets must have such rules.
+	//
+	// What the proxy does wrong is a [ProxyError], except that one which does not answer is a [Timeout] like any other where the
+	// attempt ends within 10 s.
 	Proxy *url.URL
 	// ClientCert is shown to the target where it asks for a certificate (mutual TLS), never to the proxy; nil shows none. An
 	// http target does not see it.
