@@ -7,12 +7,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/nex-crm/relay/internal/endpoint"
 	"github.com/nex-crm/relay/internal/event"
-	"github.com/nex-crm/relay/internal/webhook"
+	"github.com/nex-crm/relay/internal/fanout"
 )
 
 // Endpoint is an endpoint as the API shows it. Secrets are never shown, but for one that the relay made: once, in the
@@ -25,14 +26,29 @@ type Endpoint struct {
 	Workspaces  []string           `json:"workspaces"`
 	Timeout     string             `json:"timeout,omitempty"`
 	MaxInFlight int                `json:"max_in_flight,omitempty"`
+	RateLimit   float64            `json:"rate_limit,omitempty"` // attempts a second
+	Ordered     bool               `json:"ordered,omitempty"`
+	Filter      string             `json:"filter,omitempty"`
+	Resume      endpoint.Mode      `json:"resume,omitempty"`
 	Headers     map[string]string  `json:"headers,omitempty"`
+	Handshake   bool               `json:"handshake,omitempty"`
+	Proxy       string             `json:"proxy,omitempty"`       // without credentials
+	ClientCert  string             `json:"client_cert,omitempty"` // the certificate's subject
+	Signatures  []string           `json:"signatures"`            // v1, v1a
+	PublicKeys  []PublicKey        `json:"public_keys,omitempty"`
 	Enabled     bool               `json:"enabled"`
 	State       string             `json:"state"` // active, paused (enabled: false), disabled (by the relay)
 	Disabled    *endpoint.Disabled `json:"disabled,omitempty"`
 	Source      string             `json:"source"` // config, api
 	CreatedAt   *time.Time         `json:"created_at,omitempty"`
-	Secret      string             `json:"secret,omitempty"`
-	Warnings    []string           `json:"warnings,omitempty"`
+	// FailingSince is when a run of failures began that no success has ended.
+	FailingSince *time.Time `json:"failing_since,omitempty"`
+	// Position is the endpoint's place in the log while it is not active.
+	Position uint64 `json:"position,omitempty"`
+	// FilterError is how the filter last failed on an event at this replica.
+	FilterError *fanout.FilterError `json:"filter_error,omitempty"`
+	Secret      string              `json:"secret,omitempty"`
+	Warnings    []string            `json:"warnings,omitempty"`
 }
 
 // NewEndpoint is the body of POST /api/v1/endpoints. Only url is needed.
@@ -43,7 +59,17 @@ type NewEndpoint struct {
 	Events      []string          `json:"events"`
 	Workspaces  []string          `json:"workspaces"`
 	Secret      string            `json:"secret"`
-	Timeout     string            `json:"timeout"` // e.g. "10s"
+	SigningKey  string            `json:"signing_key"` // whsk_…
+	Signatures  []string          `json:"signatures"`  // what the relay makes secrets for where none is given: v1 (default), v1a
+	RateLimit   Rate              `json:"rate_limit"`
+	Ordered     bool              `json:"ordered"`
+	Filter      string            `json:"filter"`
+	Resume      endpoint.Mode     `json:"resume"`
+	Handshake   bool              `json:"handshake"`
+	Proxy       string            `json:"proxy"`
+	ClientCert  string            `json:"client_cert"` // PEM
+	ClientKey   string            `json:"client_key"`  // PEM
+	Timeout     string            `json:"timeout"`     // e.g. "10s"
 	MaxInFlight int               `json:"max_in_flight"`
 	Headers     map[string]string `json:"headers"`
 	Enabled     *bool             `json:"enabled"`
@@ -52,7 +78,15 @@ type NewEndpoint struct {
 func (s *server) show(e *endpoint.Endpoint) Endpoint {
 	out := Endpoint{
 		ID: e.ID, URL: e.URL, Description: e.Description, Events: e.Events, Workspaces: e.Workspaces, MaxInFlight: e.MaxInFlight,
-		Enabled: e.Enabled, State: "active", Disabled: e.Disabled, Source: e.Source,
+		Enabled: e.Enabled, State: "active", Disabled: e.Disabled, Source: e.Source, RateLimit: e.RateLimit, Ordered: e.Ordered,
+		Filter: e.Filter, Resume: e.Resume, Handshake: e.Handshake, FailingSince: e.State.FailingSince, Position: e.State.Position,
+	}
+	showSignatures(&out, e)
+	showRoute(&out, e.Route)
+	if f := s.fanout(); f != nil {
+		if failed, ok := f.FilterError(e.ID); ok {
+			out.FilterError = &failed
+		}
 	}
 	if len(out.Events) == 0 {
 		out.Events = []string{endpoint.DefaultEvents}
@@ -130,6 +164,11 @@ func (s *server) createEndpoint(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	if f := s.fanout(); f != nil {
+		if err := f.PrepareOrdered(r.Context(), e); err != nil {
+			return 0, nil, err
+		}
+	}
 	if err := registry.Create(r.Context(), e); err != nil {
 		return 0, nil, endpointError(err)
 	}
@@ -137,7 +176,7 @@ func (s *server) createEndpoint(r *http.Request) (int, any, error) {
 	e.Source = endpoint.SourceAPI
 	out := s.show(e)
 	if made {
-		out.Secret = e.Secrets[0].Reveal()
+		out.Secret = revealHMAC(e.Secrets)
 	}
 	return http.StatusCreated, out, nil
 }
@@ -146,6 +185,7 @@ func (s *server) createEndpoint(r *http.Request) (int, any, error) {
 func (s *server) build(in NewEndpoint) (e *endpoint.Endpoint, made bool, err error) {
 	e = &endpoint.Endpoint{
 		ID: in.ID, URL: in.URL, Description: in.Description, Events: in.Events, MaxInFlight: in.MaxInFlight, Headers: in.Headers,
+		RateLimit: float64(in.RateLimit), Ordered: in.Ordered, Filter: in.Filter, Resume: in.Resume, Handshake: in.Handshake,
 		Enabled: in.Enabled == nil || *in.Enabled, CreatedAt: time.Now().UTC(),
 	}
 	var problems []string
@@ -168,13 +208,16 @@ func (s *server) build(in NewEndpoint) (e *endpoint.Endpoint, made bool, err err
 		}
 		e.Workspaces = append(e.Workspaces, token)
 	}
-	secret := webhook.GenerateSecret()
-	if made = in.Secret == ""; !made {
-		if secret, err = webhook.ParseSecret(in.Secret); err != nil {
-			problems = append(problems, fmt.Sprintf("secret: %v", err))
-		}
+	if e.Secrets, made, err = secrets(in.Secret, in.SigningKey, in.Signatures); err != nil {
+		problems = append(problems, strings.Split(err.Error(), "\n")...)
 	}
-	e.Secrets = []webhook.Secret{secret}
+	if e.Route, err = endpoint.NewRoute(in.Proxy, []byte(in.ClientCert), []byte(in.ClientKey)); err != nil {
+		problems = append(problems, strings.Split(err.Error(), "\n")...)
+	}
+	if _, port, ok := proxyAddr(e.Route); ok && !slices.Contains(s.cfg.AllowProxies, port) {
+		// The relay's own network is reached through it: that is for the operator to permit.
+		problems = append(problems, fmt.Sprintf("proxy: %s is not among webhooks.allow_proxies of the relay's configuration", port))
+	}
 	if err := e.Validate(s.cfg.Limits); err != nil {
 		problems = append(problems, strings.Split(err.Error(), "\n")...)
 	}
@@ -194,20 +237,12 @@ func (s *server) deleteEndpoint(r *http.Request) (int, any, error) {
 		return 0, nil, endpointError(err)
 	}
 	s.log.Info("endpoint deleted", "endpoint", id)
+	if f := s.fanout(); f != nil {
+		if err := f.Forget(r.Context(), id); err != nil { // dropped when it is due, then
+			s.log.Warn("what waits for a deleted endpoint could not be removed", "endpoint", id, "error", err)
+		}
+	}
 	return http.StatusNoContent, nil, nil
-}
-
-// enableEndpoint switches an endpoint on again that the relay disabled.
-func (s *server) enableEndpoint(r *http.Request) (int, any, error) {
-	registry, err := s.registry()
-	if err != nil {
-		return 0, nil, err
-	}
-	id := r.PathValue("id")
-	if err := registry.Enable(r.Context(), id, ""); err != nil {
-		return 0, nil, endpointError(err)
-	}
-	return s.getEndpoint(r)
 }
 
 func endpointError(err error) error {
@@ -233,7 +268,7 @@ func decode(r *http.Request, into any) error {
 	case errors.As(err, &tooLarge):
 		return &Error{http.StatusRequestEntityTooLarge, fmt.Sprintf("body over %d bytes", tooLarge.Limit)}
 	case errors.Is(err, io.EOF):
-		return &Error{http.StatusBadRequest, "empty body: a JSON object is needed"}
+		return &Error{http.StatusBadRequest, emptyBody}
 	case err != nil:
 		return &Error{http.StatusBadRequest, "body: " + strings.TrimPrefix(err.Error(), "json: ")}
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/nex-crm/relay/internal/endpoint"
+	"github.com/nex-crm/relay/internal/fanout"
 	"github.com/nex-crm/relay/internal/stream"
 )
 
@@ -26,6 +27,12 @@ type Config struct {
 	// Endpoints is the registry, nil while the relay is starting; Limits are the rules for new endpoints.
 	Endpoints func() *endpoint.Registry
 	Limits    endpoint.Limits
+	// Fanout delivers to them; nil while the relay is starting.
+	Fanout func() *fanout.Fanout
+	// Overlap is how long a secret that is replaced signs on, unless the request says otherwise.
+	Overlap time.Duration
+	// AllowProxies are the proxies, host:port, that an endpoint made over the API may name.
+	AllowProxies []string
 	// Warn tells what will keep an endpoint from being delivered to, although it is valid; nil warns of nothing.
 	Warn     func(*endpoint.Endpoint) []string
 	Gatherer prometheus.Gatherer
@@ -74,9 +81,12 @@ func Handler(cfg Config) http.Handler {
 	api("GET /api/v1/endpoints/{id}", s.getEndpoint)
 	api("DELETE /api/v1/endpoints/{id}", s.deleteEndpoint)
 	api("POST /api/v1/endpoints/{id}/enable", s.enableEndpoint)
+	api("POST /api/v1/endpoints/{id}/disable", s.disableEndpoint)
+	api("POST /api/v1/endpoints/{id}/rotate-secret", s.rotateSecret)
 	api("/api/", func(r *http.Request) (int, any, error) {
 		return 0, nil, &Error{http.StatusNotFound, "no such resource: " + r.Method + " " + r.URL.Path}
 	})
+	mux.Handle("GET /.well-known/webhook-keys", s.json(s.webhookKeys))
 	mux.HandleFunc("GET /{$}", s.index)
 	return mux
 }

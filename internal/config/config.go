@@ -135,7 +135,7 @@ type Endpoint struct {
 	SigningKeyEnv      string            `koanf:"signing_key_env"`
 	SigningKeyFile     string            `koanf:"signing_key_file"`
 	Filter             string            `koanf:"filter"`
-	RateLimit          Rate              `koanf:"rate_limit"`
+	RateLimit          string            `koanf:"rate_limit"` // judged by endpoint.ParseRate
 	Ordered            bool              `koanf:"ordered"`
 	Resume             string            `koanf:"resume"`
 	Timeout            time.Duration     `koanf:"timeout"`

@@ -251,8 +251,6 @@ func decodeValue(from, to reflect.Type, data any) (any, error) {
 			return nil, errors.New("must not be negative")
 		}
 		return ByteSize(data.(int)), nil
-	case to == reflect.TypeFor[Rate]():
-		return parseRate(fmt.Sprint(data))
 	case to == reflect.TypeFor[Secret]():
 		if !isText { // 0123 would be another number by now
 			return nil, errors.New("must be a text: put it in quotes")

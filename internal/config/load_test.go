@@ -364,7 +364,6 @@ func TestEveryRule(t *testing.T) {
 		{`endpoints: [{` + endpoint + `, workspaces: [x]}]`, "endpoints[0].workspaces[0]", "no workspace"},
 		{`endpoints: [{` + endpoint + `, timeout: 1ms}]`, "endpoints[0].timeout", "outside"},
 		{`endpoints: [{` + endpoint + `, max_in_flight: 5000}]`, "endpoints[0].max_in_flight", "outside"},
-		{`endpoints: [{` + endpoint + `, rate_limit: fast}]`, "endpoints[0].rate_limit", "no rate"},
 		{`endpoints: [{` + endpoint + `, client_cert_file: c.pem}]`, "endpoints[0].client_cert_file", "together"},
 		{`webhooks: {allow_proxies: [proxy]}`, "webhooks.allow_proxies[0]", "host:port"},
 		{`webhooks: {origin: "two words"}`, "webhooks.origin", "name"},

@@ -123,8 +123,6 @@ func kindName(t reflect.Type) string {
 	switch {
 	case t == reflect.TypeFor[ByteSize]():
 		return "a size such as 4MiB"
-	case t == reflect.TypeFor[Rate]():
-		return "a rate such as 10/s"
 	case t.String() == "time.Duration":
 		return "a duration such as 5s"
 	case t.Kind() == reflect.Bool || t.Kind() == reflect.Pointer && t.Elem().Kind() == reflect.Bool:

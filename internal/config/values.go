@@ -67,19 +67,6 @@ func (b ByteSize) String() string {
 	return strconv.FormatInt(int64(b), 10)
 }
 
-// Rate is a number a second, written as 10, 10/s, 600/m or 100/h.
-type Rate float64
-
-func parseRate(s string) (Rate, error) {
-	number, unit, _ := strings.Cut(strings.TrimSpace(s), "/")
-	seconds, ok := map[string]float64{"": 1, "s": 1, "m": 60, "h": 3600}[strings.TrimSpace(unit)]
-	n, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
-	if err != nil || !ok || math.IsNaN(n) || math.IsInf(n, 0) || n < 0 {
-		return 0, fmt.Errorf("%q is no rate; write e.g. 10/s, 600/m, 100/h", s)
-	}
-	return Rate(n / seconds), nil
-}
-
 var dayForm = regexp.MustCompile(`^(\d{1,5})d`)
 
 // parseDuration is time.ParseDuration with leading days: 7d, 1d12h.

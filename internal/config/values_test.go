@@ -117,17 +117,3 @@ func FuzzLoad(f *testing.F) {
 		problemsOf(t, err)
 	})
 }
-
-func TestParseRate(t *testing.T) {
-	t.Parallel()
-	for text, want := range map[string]Rate{"10": 10, "10/s": 10, "600/m": 10, "36000/h": 10, "0.5/s": 0.5, " 5 / s ": 5, "0": 0} {
-		if got, err := parseRate(text); err != nil || got != want {
-			t.Errorf("%q is %v a second (%v), want %v", text, got, err, want)
-		}
-	}
-	for _, text := range []string{"", "s", "10/d", "-1/s", "NaN", "Inf/s", "1/s/s", "fast"} {
-		if got, err := parseRate(text); err == nil {
-			t.Errorf("%q is %v a second", text, got)
-		}
-	}
-}

@@ -35,7 +35,13 @@ type Endpoint struct {
 	Filter string
 	// Secrets sign, the first being the current one: during a rotation every attempt carries a signature of each.
 	Secrets []webhook.Secret
+	// Retired are secrets that were replaced and sign on until a time.
+	Retired []Retired
 	Headers map[string]string
+	// Handshake asks the receiver first whether it wants deliveries (CloudEvents, OPTIONS).
+	Handshake bool
+	// Route is a proxy and a client certificate; nil for neither.
+	Route *webhook.Route
 	// Timeout of one attempt and MaxInFlight attempts at once; zero takes the relay's default.
 	Timeout     time.Duration
 	MaxInFlight int
@@ -55,6 +61,60 @@ type Endpoint struct {
 	CreatedAt time.Time
 	// Revision counts the changes of the endpoint's record in the bucket; 0 for one that stands only in the config file.
 	Revision uint64
+}
+
+// Retired is a secret that was replaced.
+type Retired struct {
+	Secret webhook.Secret
+	Until  time.Time
+}
+
+// Signing is what signs at a time: the secrets, then those retired that have not run out.
+func (e *Endpoint) Signing(now time.Time) []webhook.Secret {
+	if len(e.Retired) == 0 {
+		return e.Secrets
+	}
+	out := slices.Clone(e.Secrets)
+	for _, r := range e.Retired {
+		if now.Before(r.Until) {
+			out = append(out, r.Secret)
+		}
+	}
+	return out
+}
+
+// PublicKeys are those of all Ed25519 keys that sign now or may until a while ago.
+func (e *Endpoint) PublicKeys() []webhook.PublicKey {
+	var out []webhook.PublicKey
+	for _, s := range e.Secrets {
+		if key := s.Public(); !key.IsZero() {
+			out = append(out, key)
+		}
+	}
+	for _, r := range e.Retired {
+		if key := r.Secret.Public(); !key.IsZero() {
+			out = append(out, key)
+		}
+	}
+	return out
+}
+
+// Rotate replaces the secrets of each scheme that stands in fresh. Those replaced sign on until a time; what has run out by
+// now is forgotten.
+func (e *Endpoint) Rotate(fresh []webhook.Secret, now, until time.Time) {
+	kept := slices.DeleteFunc(slices.Clone(e.Retired), func(r Retired) bool { return !now.Before(r.Until) })
+	secrets := slices.Clone(fresh)
+	for _, old := range e.Secrets {
+		if !slices.ContainsFunc(fresh, func(s webhook.Secret) bool { return s.Scheme() == old.Scheme() }) {
+			secrets = append(secrets, old)
+		} else if now.Before(until) {
+			kept = append(kept, Retired{old, until})
+		}
+	}
+	if excess := len(kept) - maxRetired; excess > 0 {
+		kept = kept[excess:] // the oldest
+	}
+	e.Secrets, e.Retired = secrets, kept
 }
 
 // Disabled is the relay's own decision to stop delivering to an endpoint.
@@ -79,6 +139,7 @@ const (
 	minRate        = 1.0 / 3600
 	maxPatterns    = 100
 	maxDescription = 1024
+	maxRetired     = 8 // secrets; each costs every delivery a signature
 )
 
 // IDForm is what an id may look like: one token of a NATS subject.
@@ -126,7 +187,7 @@ func (e *Endpoint) Validate(limits Limits) error {
 		}
 	}
 	if len(e.Secrets) == 0 {
-		bad("secret", "is missing; give one of the form whsec_<base64 of 24 to 64 bytes>")
+		bad("secret", "is missing; give one of the form whsec_<base64 of 24 to 64 bytes>, or a signing key whsk_…")
 	}
 	if err := webhook.ValidateHeaders(e.Headers); err != nil {
 		bad("headers", "%v", err)

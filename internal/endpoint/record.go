@@ -28,6 +28,8 @@ type record struct {
 	RateLimit   float64       `json:"rate_limit,omitempty"`
 	Ordered     bool          `json:"ordered,omitempty"`
 	Resume      Mode          `json:"resume,omitempty"`
+	Filter      string        `json:"filter,omitempty"`
+	Handshake   bool          `json:"handshake,omitempty"`
 	Enabled     bool          `json:"enabled"`
 	CreatedAt   time.Time     `json:"created_at"`
 	// Sealed holds a sealedPart: signing secrets, and headers, which often carry a credential.
@@ -36,13 +38,27 @@ type record struct {
 
 type sealedPart struct {
 	Secrets []string          `json:"secrets"`
+	Retired []sealedRetired   `json:"retired,omitempty"`
 	Headers map[string]string `json:"headers,omitempty"`
+	Route   *sealedRoute      `json:"route,omitempty"`
+}
+
+type sealedRetired struct {
+	Secret string    `json:"secret"`
+	Until  time.Time `json:"until"`
 }
 
 func (s Sealer) encode(e *Endpoint) ([]byte, error) {
 	part := sealedPart{Headers: e.Headers}
 	for _, secret := range e.Secrets {
 		part.Secrets = append(part.Secrets, secret.Reveal())
+	}
+	for _, r := range e.Retired {
+		part.Retired = append(part.Retired, sealedRetired{r.Secret.Reveal(), r.Until})
+	}
+	var err error
+	if part.Route, err = sealRoute(e.Route); err != nil {
+		return nil, err
 	}
 	plain, err := json.Marshal(part)
 	if err != nil {
@@ -54,7 +70,8 @@ func (s Sealer) encode(e *Endpoint) ([]byte, error) {
 	}
 	return json.Marshal(record{
 		URL: e.URL, Description: e.Description, Events: e.Events, Workspaces: e.Workspaces, Timeout: e.Timeout,
-		MaxInFlight: e.MaxInFlight, RateLimit: e.RateLimit, Ordered: e.Ordered, Resume: e.Resume, Enabled: e.Enabled,
+		MaxInFlight: e.MaxInFlight, RateLimit: e.RateLimit, Ordered: e.Ordered, Resume: e.Resume,
+		Filter: e.Filter, Handshake: e.Handshake, Enabled: e.Enabled,
 		CreatedAt: e.CreatedAt, Sealed: sealed,
 	})
 }
@@ -75,7 +92,7 @@ func (s Sealer) decode(id string, value []byte, revision uint64) (*Endpoint, err
 	e := &Endpoint{
 		ID: id, URL: r.URL, Description: r.Description, Events: r.Events, Workspaces: r.Workspaces, Headers: part.Headers,
 		Timeout: r.Timeout, MaxInFlight: r.MaxInFlight, RateLimit: r.RateLimit, Ordered: r.Ordered, Resume: r.Resume,
-		Enabled: r.Enabled, Source: SourceAPI, CreatedAt: r.CreatedAt, Revision: revision,
+		Filter: r.Filter, Handshake: r.Handshake, Enabled: r.Enabled, Source: SourceAPI, CreatedAt: r.CreatedAt, Revision: revision,
 	}
 	for _, text := range part.Secrets {
 		secret, err := webhook.ParseSecret(text)
@@ -83,6 +100,16 @@ func (s Sealer) decode(id string, value []byte, revision uint64) (*Endpoint, err
 			return nil, fmt.Errorf("secret: %w", err)
 		}
 		e.Secrets = append(e.Secrets, secret)
+	}
+	for _, old := range part.Retired {
+		secret, err := webhook.ParseSecret(old.Secret)
+		if err != nil {
+			return nil, fmt.Errorf("retired secret: %w", err)
+		}
+		e.Retired = append(e.Retired, Retired{secret, old.Until})
+	}
+	if e.Route, err = part.Route.open(); err != nil {
+		return nil, err
 	}
 	return e, nil
 }

@@ -212,6 +212,26 @@ func (r *Registry) seen(ctx context.Context, revision uint64) error {
 	return r.await(ctx, func() bool { return r.revision >= revision })
 }
 
+// Reseal seals anew with the present key what an earlier one has sealed, and answers how many endpoints that were.
+func (r *Registry) Reseal(ctx context.Context) (int, error) {
+	n := 0
+	for _, e := range r.Snapshot().All() {
+		if e.Source != SourceAPI {
+			continue
+		}
+		entry, err := r.kv.Get(ctx, keyEndpoint+e.ID)
+		var stands record
+		if err != nil || json.Unmarshal(entry.Value(), &stands) != nil || r.sealer.current(stands.Sealed) {
+			continue // deleted meanwhile, or nothing to do
+		}
+		if err := r.Change(ctx, e.ID, func(*Endpoint) (bool, error) { return true, nil }); err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
+}
+
 // Create stores a new endpoint of the API. e is valid.
 func (r *Registry) Create(ctx context.Context, e *Endpoint) error {
 	if r.Snapshot().Get(e.ID) != nil {

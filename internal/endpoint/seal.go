@@ -24,12 +24,31 @@ var ErrNoKey = errors.New("no encryption key: set webhooks.encryption_key (or _e
 // Sealer encrypts what must not stand in the bucket in clear: AES-256-GCM, bound to the endpoint's id so that a sealed
 // value cannot be moved to another endpoint. The zero Sealer has no key.
 type Sealer struct {
-	id   string
-	aead cipher.AEAD
+	id       string
+	aead     cipher.AEAD
+	previous map[string]cipher.AEAD // by id: open what they have sealed
 }
 
-// NewSealer takes a key of [KeySize] bytes.
-func NewSealer(key []byte) (Sealer, error) {
+// NewSealer takes a key of [KeySize] bytes, and earlier ones, which open what they have sealed.
+func NewSealer(key []byte, previous ...[]byte) (Sealer, error) {
+	s, err := newSealer(key)
+	if err != nil {
+		return s, err
+	}
+	for _, old := range previous {
+		p, err := newSealer(old)
+		if err != nil {
+			return Sealer{}, fmt.Errorf("previous key: %w", err)
+		}
+		if s.previous == nil {
+			s.previous = map[string]cipher.AEAD{}
+		}
+		s.previous[p.id] = p.aead
+	}
+	return s, nil
+}
+
+func newSealer(key []byte) (Sealer, error) {
 	if len(key) != KeySize {
 		return Sealer{}, fmt.Errorf("encryption key of %d bytes: %d are needed", len(key), KeySize)
 	}
@@ -67,20 +86,27 @@ func (s Sealer) open(endpointID, sealed string) ([]byte, error) {
 	if !ok {
 		return nil, errors.New("sealed value has no key id")
 	}
+	aead := s.aead
 	if id != s.id {
-		return nil, fmt.Errorf("sealed with key %s, the configured one is %s: configure the key it was sealed with", id, s.id)
+		aead = s.previous[id]
+	}
+	if aead == nil {
+		return nil, fmt.Errorf("sealed with key %s, the configured one is %s: configure the key it was sealed with, as webhooks.previous_encryption_key if it was replaced", id, s.id)
 	}
 	box, err := base64.StdEncoding.DecodeString(text)
-	if err != nil || len(box) < s.aead.NonceSize() {
+	if err != nil || len(box) < aead.NonceSize() {
 		return nil, errors.New("sealed value is damaged")
 	}
-	n := s.aead.NonceSize()
-	plain, err := s.aead.Open(nil, box[:n], box[n:], []byte(endpointID))
+	n := aead.NonceSize()
+	plain, err := aead.Open(nil, box[:n], box[n:], []byte(endpointID))
 	if err != nil {
 		return nil, errors.New("sealed value does not open: it is damaged or belongs to another endpoint")
 	}
 	return plain, nil
 }
+
+// current tells whether a value was sealed with the key that seals now.
+func (s Sealer) current(sealed string) bool { return strings.HasPrefix(sealed, s.id+".") }
 
 // ParseKey reads a key as 64 hex digits or as base64 of 32 bytes. Its errors do not quote the key.
 func ParseKey(s string) ([]byte, error) {

@@ -49,6 +49,8 @@ type State struct {
 	Spans []Span `json:"spans,omitempty"`
 	// FailingSince is when a run of failures began that no success has ended.
 	FailingSince *time.Time `json:"failing_since,omitempty"`
+	// Granted is the receiver's consent, where it was asked for.
+	Granted *Granted `json:"granted,omitempty"`
 	// Ordered is where the strict order stands at an event that failed.
 	Ordered *OrderedState `json:"ordered,omitempty"`
 }
@@ -64,15 +66,35 @@ type Span struct {
 	Beat  time.Time `json:"beat,omitzero"`
 }
 
+// Granted is a receiver's consent to deliveries at a URL.
+type Granted struct {
+	URLHash string    `json:"url_sha256"`
+	At      time.Time `json:"at"`
+	Rate    int       `json:"rate,omitempty"` // requests a minute that it takes; 0 = it names no limit
+}
+
+// GrantedNow is the receiver's consent, nil if there is none for the endpoint's URL.
+func (e *Endpoint) GrantedNow() *Granted {
+	if g := e.State.Granted; g != nil && g.URLHash == urlHash(e.URL) {
+		return g
+	}
+	return nil
+}
+
+// Grant remembers that the receiver of a URL has consented.
+func (r *Registry) Grant(ctx context.Context, id, url string, rate int, now time.Time) error {
+	_, err := r.UpdateState(ctx, id, func(s *State) bool {
+		s.Granted = &Granted{URLHash: urlHash(url), At: now.UTC().Truncate(time.Second), Rate: rate}
+		return true
+	})
+	return err
+}
+
 // OrderedState is the event at which an ordered endpoint stands, and its next attempt.
 type OrderedState struct {
 	Sequence uint64    `json:"sequence"`
 	Attempt  int       `json:"attempt"`
 	NextAt   time.Time `json:"next_at"`
-}
-
-func (s *State) empty() bool {
-	return s.Disabled == nil && s.Position == 0 && len(s.Spans) == 0 && s.FailingSince == nil && s.Ordered == nil
 }
 
 // UpdateState changes what is remembered of an endpoint, on what the bucket holds at that moment. change may be called

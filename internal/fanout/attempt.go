@@ -38,7 +38,10 @@ func (f *Fanout) attemptDelivery(l *lane, d *delivery) {
 // attempt is one POST and what is to be learned from it.
 func (f *Fanout) attempt(l *lane, e *endpoint.Endpoint, d *delivery) (webhook.Result, Decision) {
 	start := time.Now()
-	result := f.send(e, d, start)
+	result, ok := f.handshake(l, e)
+	if ok {
+		result = f.send(e, d, start)
+	}
 	now := time.Now()
 	decision := f.cfg.Policy.Decide(result, d.attempt, now.Sub(d.event.stored), now, jitter(d, now))
 	f.metrics.observe(result, d.event.stored, now)
@@ -51,6 +54,9 @@ func (f *Fanout) attempt(l *lane, e *endpoint.Endpoint, d *delivery) (webhook.Re
 		f.backlog(other)
 	}
 	f.health(e, d, result, change, now)
+	if result.Control == webhook.ControlDisable && decision.Verdict != Disable {
+		f.disable(e.ID, "the receiver asked for it (webhook-delivery: disable)", "asked", nil, map[string]any{"status": result.StatusCode, "event_id": d.id})
+	}
 	return result, decision
 }
 
@@ -86,7 +92,7 @@ func (f *Fanout) unreadable(d *delivery, err error) {
 	if errors.Is(err, bus.ErrNotInLog) {
 		f.log.Error("delivery given up: its event has left the log; keep stream.max_age longer than webhooks.schedule",
 			"endpoint", d.endpoint, "event", d.id, "attempt", d.attempt, "error", err)
-		f.bury(d, deadLetter{Reason: "event_expired", Error: err.Error()})
+		f.bury(d, deadLetter{Reason: ReasonExpired, Error: err.Error()})
 		return
 	}
 	// NATS is away or slow: no fault of the endpoint, no attempt spent.
@@ -98,18 +104,62 @@ func (f *Fanout) send(e *endpoint.Endpoint, d *delivery, at time.Time) webhook.R
 	if err != nil {
 		return webhook.Result{Outcome: webhook.InvalidRequest, Err: errors.New("url does not parse")}
 	}
-	var header http.Header
-	if len(e.Headers) > 0 {
-		header = make(http.Header, len(e.Headers))
-		for k, v := range e.Headers {
-			header.Set(k, v)
-		}
-	}
 	return f.cfg.Sender.Send(f.attemptCtx, &webhook.Request{
 		URL: target, ID: d.event.id, Body: d.event.data, ContentType: event.ContentType,
-		Traceparent: event.ChildTraceparent(d.event.traceparent), Header: header, Secrets: e.Secrets,
-		Timeout: orDefault(e.Timeout, f.cfg.Timeout), At: at,
+		Traceparent: event.ChildTraceparent(d.event.traceparent), Header: header(e), Secrets: e.Signing(at),
+		Timeout: orDefault(e.Timeout, f.cfg.Timeout), At: at, Route: e.Route, Origin: f.origin(e),
 	})
+}
+
+// origin is what names us to a receiver that was asked for its consent, empty for others.
+func (f *Fanout) origin(e *endpoint.Endpoint) string {
+	if !e.Handshake {
+		return ""
+	}
+	return f.cfg.Origin
+}
+
+// handshake sees that the receiver has consented, where that is asked for: ok, or the result of an attempt that was not made.
+func (f *Fanout) handshake(l *lane, e *endpoint.Endpoint) (result webhook.Result, ok bool) {
+	if !e.Handshake || e.GrantedNow() != nil {
+		return webhook.Result{}, true
+	}
+	l.granting.Lock()
+	defer l.granting.Unlock()
+	if now := f.cfg.Endpoints.Snapshot().Get(e.ID); now != nil && now.URL == e.URL && now.GrantedNow() != nil {
+		return webhook.Result{}, true // the one before was granted it
+	}
+	start := time.Now()
+	target, err := url.Parse(e.URL)
+	if err != nil {
+		return webhook.Result{Outcome: webhook.InvalidRequest, Err: errors.New("url does not parse")}, false
+	}
+	v, err := f.cfg.Sender.Validate(f.attemptCtx, &webhook.ValidationRequest{
+		URL: target, Origin: f.cfg.Origin, Header: header(e), Route: e.Route, Timeout: orDefault(e.Timeout, f.cfg.Timeout),
+	})
+	if err == nil {
+		err = f.cfg.Endpoints.Grant(f.attemptCtx, e.ID, e.URL, v.Rate, time.Now())
+	}
+	switch {
+	case err == nil:
+		f.log.Info("receiver has consented to deliveries", "endpoint", e.ID, "rate_per_minute", v.Rate)
+		return webhook.Result{}, true
+	case f.attemptCtx.Err() != nil:
+		return webhook.Result{Outcome: webhook.Canceled, Err: err, Duration: time.Since(start)}, false
+	}
+	return webhook.Result{Outcome: webhook.NotGranted, Err: err, Duration: time.Since(start)}, false
+}
+
+// header is an endpoint's own.
+func header(e *endpoint.Endpoint) http.Header {
+	if len(e.Headers) == 0 {
+		return nil
+	}
+	h := make(http.Header, len(e.Headers))
+	for k, v := range e.Headers {
+		h.Set(k, v)
+	}
+	return h
 }
 
 // settle carries out a decision.
@@ -119,11 +169,15 @@ func (f *Fanout) settle(d *delivery, result webhook.Result, decision Decision) {
 		d.held.settle()
 	case Retry:
 		d.attempt = decision.Attempt
+		if result.Outcome == webhook.Canceled {
+			f.backlog(d)
+			return
+		}
 		f.park(d, decision.At)
 	case Dead:
-		f.bury(d, deadLetter{Reason: "attempts_used_up", Outcome: result.Outcome, Status: result.StatusCode, Error: errorText(result.Err)})
+		f.bury(d, deadLetter{Reason: decision.Reason, Outcome: result.Outcome, Status: result.StatusCode, Error: errorText(result.Err)})
 	case Disable:
-		f.disable(d.endpoint, "the receiver answered 410 Gone", "gone", d, map[string]any{"status": http.StatusGone, "event_id": d.id})
+		f.disable(d.endpoint, "the receiver answered 410 Gone", "gone", d, map[string]any{"status": result.StatusCode, "event_id": d.id})
 	}
 }
 

@@ -21,7 +21,7 @@ type deadLetter struct {
 	Endpoint string          `json:"endpoint"`
 	Attempts int             `json:"attempts"`
 	At       time.Time       `json:"at"`
-	Reason   string          `json:"reason"` // attempts_used_up, event_expired
+	Reason   string          `json:"reason"` // see the Reason constants
 	Outcome  webhook.Outcome `json:"outcome,omitempty"`
 	Status   int             `json:"status,omitempty"`
 	Error    string          `json:"error,omitempty"`

@@ -41,6 +41,8 @@ type Config struct {
 	MaxInFlight int
 	// DisableAfter is how long an endpoint may only fail before it is disabled; 0 = for ever.
 	DisableAfter time.Duration
+	// Origin names the relay in the validation handshake, as a DNS name.
+	Origin string
 	// Replicas is how many relays share the rate limits; nil = this one alone.
 	Replicas func() int
 	// Grace is how long attempts in flight may take to finish when Run ends; 0 cuts them at once.
@@ -349,8 +351,19 @@ func (f *Fanout) lane(e *endpoint.Endpoint) *lane {
 	if f.cfg.Replicas != nil {
 		replicas = max(1, f.cfg.Replicas())
 	}
-	l.setLimits(orDefault(e.MaxInFlight, f.cfg.MaxInFlight), e.RateLimit/float64(replicas))
+	l.setLimits(orDefault(e.MaxInFlight, f.cfg.MaxInFlight), perSecond(e)/float64(replicas))
 	return l
+}
+
+// perSecond is the rate limit: the endpoint's own, or what its receiver has consented to, if that is less; 0 = none.
+func perSecond(e *endpoint.Endpoint) float64 {
+	limit := e.RateLimit
+	if g := e.GrantedNow(); e.Handshake && g != nil && g.Rate > 0 {
+		if granted := float64(g.Rate) / 60; limit == 0 || granted < limit {
+			limit = granted
+		}
+	}
+	return limit
 }
 
 // Sweep is the step that the sweeper repeats: it stores what waits in lanes that have stopped moving, and forgets lanes

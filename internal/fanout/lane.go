@@ -30,6 +30,7 @@ type lane struct {
 	fanout   *Fanout
 	endpoint string
 	room     chan struct{} // has a value when whoever brings the backlog back should look again
+	granting sync.Mutex    // one handshake at a time
 
 	mu          sync.Mutex
 	maxInFlight int
@@ -298,11 +299,7 @@ func (l *lane) learn(result webhook.Result, decision Decision, start, now time.T
 
 // overloaded tells whether a failure says that there are too many attempts at once.
 func overloaded(result webhook.Result) bool {
-	switch result.StatusCode {
-	case 502, 503, 504:
-		return true
-	}
-	return result.Outcome == webhook.Timeout
+	return result.Overloaded || result.Outcome == webhook.Timeout
 }
 
 // slowDown halves the attempts at once; mu is held.

@@ -278,3 +278,8 @@ func (f *Fanout) stillActive(id string) error {
 	}
 	return nil
 }
+
+// Forget removes what waits for an endpoint that is gone.
+func (f *Fanout) Forget(ctx context.Context, id string) error {
+	return f.cfg.Bus.PurgeRetry(ctx, id, 0)
+}

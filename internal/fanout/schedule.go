@@ -33,12 +33,21 @@ const (
 	Disable Verdict = "disable" // done, and the endpoint wants no more
 )
 
+// Why a delivery is a dead letter.
+const (
+	ReasonUsedUp  = "attempts_used_up"
+	ReasonAborted = "aborted"       // the receiver asked for it (webhook-delivery: abort-message)
+	ReasonExpired = "event_expired" // the event had left the log
+)
+
 // Decision is a verdict and its details.
 type Decision struct {
 	Verdict Verdict
 	// At and Attempt are the time and the number of the next attempt; only with Retry.
 	At      time.Time
 	Attempt int
+	// Reason is why it is dead, for programs.
+	Reason string
 	// Pause is set where the whole endpoint is to be left alone until At.
 	Pause bool
 }
@@ -64,10 +73,12 @@ func (p Policy) Decide(result webhook.Result, attempt int, age time.Duration, no
 	case result.Outcome == webhook.Canceled:
 		// Our own shutdown: no failed attempt.
 		return Decision{Verdict: Retry, At: now, Attempt: attempt}
+	case result.Control == webhook.ControlAbort:
+		return Decision{Verdict: Dead, Reason: ReasonAborted}
 	case result.Outcome == webhook.Throttled:
 		// The receiver works and says that it is too much: that costs none of the attempts, within reason.
 		if age > putOffFactor*p.total()+putOffSlack {
-			return Decision{Verdict: Dead}
+			return Decision{Verdict: Dead, Reason: ReasonUsedUp}
 		}
 		wait := throttlePause
 		if result.HasRetryAfter {
@@ -76,7 +87,7 @@ func (p Policy) Decide(result webhook.Result, attempt int, age time.Duration, no
 		wait = min(max(wait, minRetryAfter), max(p.RetryAfterMax, minRetryAfter))
 		return Decision{Verdict: Retry, At: now.Add(wait), Attempt: attempt, Pause: true}
 	case attempt >= len(p.Schedule):
-		return Decision{Verdict: Dead}
+		return Decision{Verdict: Dead, Reason: ReasonUsedUp}
 	default:
 		pause := p.Schedule[attempt]
 		pause += time.Duration(p.Jitter * random * float64(pause))

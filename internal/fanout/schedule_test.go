@@ -29,15 +29,17 @@ func TestDecide(t *testing.T) {
 		{"jitter up", result(webhook.Timeout), 1, 0, 1, Decision{Verdict: Retry, At: now.Add(5500 * time.Millisecond), Attempt: 2}},
 		{"jitter down", result(webhook.Redirect), 2, 0, -1, Decision{Verdict: Retry, At: now.Add(270 * time.Second), Attempt: 3}},
 		{"ninth failure", result(webhook.ClientError), 9, 0, 0, Decision{Verdict: Retry, At: now.Add(24 * time.Hour), Attempt: 10}},
-		{"tenth failure", result(webhook.DNSError), 10, 0, 0, Decision{Verdict: Dead}},
-		{"a schedule that got shorter", result(webhook.TLSError), 14, 0, 0, Decision{Verdict: Dead}},
+		{"tenth failure", result(webhook.DNSError), 10, 0, 0, Decision{Verdict: Dead, Reason: ReasonUsedUp}},
+		{"a schedule that got shorter", result(webhook.TLSError), 14, 0, 0, Decision{Verdict: Dead, Reason: ReasonUsedUp}},
 		{"refused target", result(webhook.RefusedTarget), 1, 0, 0, Decision{Verdict: Retry, At: now.Add(5 * time.Second), Attempt: 2}},
 		{"our shutdown", result(webhook.Canceled), 10, 0, 0, Decision{Verdict: Retry, At: now, Attempt: 10}},
 		{"429 without Retry-After", result(webhook.Throttled), 1, 0, 0, Decision{Verdict: Retry, At: now.Add(5 * time.Second), Attempt: 1, Pause: true}},
 		{"429 with Retry-After", retryAfter(90 * time.Second), 10, 0, 1, Decision{Verdict: Retry, At: now.Add(90 * time.Second), Attempt: 10, Pause: true}},
 		{"Retry-After 0", retryAfter(0), 1, 0, 0, Decision{Verdict: Retry, At: now.Add(time.Second), Attempt: 1, Pause: true}},
 		{"Retry-After of a year", retryAfter(365 * 24 * time.Hour), 1, 0, 0, Decision{Verdict: Retry, At: now.Add(time.Hour), Attempt: 1, Pause: true}},
-		{"put off for ever", retryAfter(time.Second), 1, 8 * 24 * time.Hour, 0, Decision{Verdict: Dead}},
+		{"the receiver aborts", webhook.Result{Outcome: webhook.ServerError, Control: webhook.ControlAbort}, 1, 0, 0, Decision{Verdict: Dead, Reason: ReasonAborted}},
+		{"delivered is delivered", webhook.Result{Outcome: webhook.Delivered, Control: webhook.ControlAbort}, 1, 0, 0, Decision{Verdict: Done}},
+		{"put off for ever", retryAfter(time.Second), 1, 8 * 24 * time.Hour, 0, Decision{Verdict: Dead, Reason: ReasonUsedUp}},
 	}
 	for _, tt := range tests {
 		if got := p.Decide(tt.result, tt.attempt, tt.age, now, tt.random); got != tt.want {

@@ -1,11 +1,13 @@
 package relay
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"net/url"
+	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -29,6 +31,8 @@ type plan struct {
 	endpoints  []*endpoint.Endpoint
 	guard      *webhook.Guard
 	key        []byte // encryption key, nil if none is configured
+	previous   [][]byte
+	tls        *tls.Config // for receivers; nil takes the system's authorities
 }
 
 // Judge adds to what [config.Load] found what only the parts can judge, so that every problem is shown at once. It is nil
@@ -64,6 +68,20 @@ func newPlan(cfg *config.Config) (*plan, error) {
 			problems.Addf("webhooks.encryption_key", "%v", err)
 		}
 	}
+	if key := cfg.Webhooks.PreviousEncryptionKey; key.IsSet() {
+		previous, err := endpoint.ParseKey(key.Reveal())
+		if err != nil {
+			problems.Addf("webhooks.previous_encryption_key", "%v", err)
+		}
+		p.previous = append(p.previous, previous)
+	}
+	if file := cfg.Webhooks.CAFile; file != "" {
+		pool, err := webhook.LoadCABundle(file)
+		if err != nil {
+			problems.Addf("webhooks.ca_file", "%v", err)
+		}
+		p.tls = &tls.Config{RootCAs: pool}
+	}
 	if cfg.NATS.URL == "" && cfg.NATS.Replicas > 1 {
 		problems.Addf("nats.replicas", "%d copies need an external NATS cluster: set nats.url, or 1 for the embedded server", cfg.NATS.Replicas)
 	}
@@ -73,7 +91,8 @@ func newPlan(cfg *config.Config) (*plan, error) {
 func (p *plan) endpoint(c *config.Endpoint, at string, problems *config.Problems) *endpoint.Endpoint {
 	e := &endpoint.Endpoint{
 		ID: c.ID, URL: c.URL, Description: c.Description, Events: c.Events, Headers: c.Headers, Timeout: c.Timeout,
-		MaxInFlight: c.MaxInFlight, Enabled: c.Enabled == nil || *c.Enabled, Source: endpoint.SourceConfig,
+		MaxInFlight: c.MaxInFlight, Ordered: c.Ordered, Resume: endpoint.Mode(c.Resume),
+		Filter: c.Filter, Handshake: c.Handshake, Enabled: c.Enabled == nil || *c.Enabled, Source: endpoint.SourceConfig,
 	}
 	for _, w := range c.Workspaces {
 		e.Workspaces = append(e.Workspaces, event.Token(w))
@@ -82,7 +101,7 @@ func (p *plan) endpoint(c *config.Endpoint, at string, problems *config.Problems
 	for _, s := range []struct {
 		key    string
 		secret config.Secret
-	}{{"secret", c.Secret}, {"previous_secret", c.PreviousSecret}} {
+	}{{"secret", c.Secret}, {"signing_key", c.SigningKey}, {"previous_secret", c.PreviousSecret}} {
 		if !s.secret.IsSet() {
 			continue
 		}
@@ -92,7 +111,17 @@ func (p *plan) endpoint(c *config.Endpoint, at string, problems *config.Problems
 			given = false
 			continue
 		}
+		if s.key == "signing_key" && secret.Scheme() != webhook.SchemeEd25519 {
+			problems.Addf(at+s.key, "is no Ed25519 key: give one that begins with %s", webhook.SigningKeyPrefix)
+			given = false
+			continue
+		}
 		e.Secrets = append(e.Secrets, secret)
+	}
+	e.Route = p.route(c, at, problems)
+	var err error
+	if e.RateLimit, err = endpoint.ParseRate(c.RateLimit); err != nil {
+		problems.Addf(at+"rate_limit", "%v", err)
 	}
 	for _, fault := range faults(e.Validate(p.limits())) {
 		// config has reported these, with the key that stands in the file.
@@ -103,6 +132,29 @@ func (p *plan) endpoint(c *config.Endpoint, at string, problems *config.Problems
 		}
 	}
 	return e
+}
+
+// route reads the files of an endpoint's client certificate.
+func (p *plan) route(c *config.Endpoint, at string, problems *config.Problems) *webhook.Route {
+	var pems [2][]byte
+	for i, file := range []struct{ key, path string }{{"client_cert_file", c.ClientCertFile}, {"client_key_file", c.ClientKeyFile}} {
+		if file.path == "" {
+			continue
+		}
+		var err error
+		if pems[i], err = os.ReadFile(file.path); err != nil {
+			problems.Addf(at+file.key, "%v", err)
+			return nil
+		}
+	}
+	if (pems[0] == nil) != (pems[1] == nil) {
+		pems = [2][]byte{} // config has reported it
+	}
+	route, err := endpoint.NewRoute(strings.TrimSpace(c.Proxy.Reveal()), pems[0], pems[1])
+	for _, fault := range faults(err) {
+		problems.Addf(at+strings.Replace(fault.Field, "client_cert", "client_cert_file", 1), "%s", fault.Message)
+	}
+	return route
 }
 
 // faults takes a joined error of [endpoint.Endpoint.Validate] apart.
@@ -184,7 +236,7 @@ func (p *plan) sealer() (endpoint.Sealer, error) {
 			return endpoint.Sealer{}, fmt.Errorf("encryption key: %w", err)
 		}
 	}
-	return endpoint.NewSealer(key)
+	return endpoint.NewSealer(key, p.previous...)
 }
 
 func (p *plan) sender(version string) *webhook.Sender {
@@ -195,7 +247,7 @@ func (p *plan) sender(version string) *webhook.Sender {
 	}
 	return webhook.NewSender(webhook.SenderConfig{
 		Guard: p.guard, AllowHTTP: w.AllowHTTP, UserAgent: userAgent(version), Timeout: w.Timeout, MaxIdlePerHost: perHost,
-		MaxIdle: max(2*perHost, webhook.DefaultMaxIdle),
+		MaxIdle: max(2*perHost, webhook.DefaultMaxIdle), TLSConfig: p.tls, AllowProxies: w.AllowProxies,
 	})
 }
 
@@ -205,6 +257,13 @@ func (p *plan) fanout(parts *parts, log *slog.Logger, reg prometheus.Registerer)
 		Bus: parts.bus, Endpoints: parts.endpoints, Sender: parts.sender,
 		Policy:  fanout.Policy{Schedule: w.Schedule, Jitter: w.Jitter, RetryAfterMax: w.RetryAfterMax},
 		Timeout: w.Timeout, MaxInFlight: w.MaxInFlight, Grace: Grace, Logger: log, Registerer: reg,
+		DisableAfter: w.DisableAfter, Origin: w.Origin,
+		Replicas: func() int {
+			if parts.leases == nil {
+				return 1
+			}
+			return parts.leases.Replicas()
+		},
 	}
 }
 

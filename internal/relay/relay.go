@@ -181,10 +181,21 @@ func (r *Relay) build(ctx context.Context, stop *cleanups, fail context.CancelCa
 	if err := p.endpoints.Load(ctx); err != nil {
 		return nil, err
 	}
+	if n, err := p.endpoints.Reseal(ctx); err != nil {
+		return nil, fmt.Errorf("seal endpoints with the new encryption key: %w", err)
+	} else if n > 0 {
+		r.log.Info("endpoints were sealed with the new encryption key: the previous one is not needed any more", "endpoints", n)
+	}
 
 	p.sender = r.plan.sender(r.opts.Version)
 	stop.add("sender", func() error { p.sender.CloseIdle(); return nil })
+	if r.opts.Config.NATS.URL != "" {
+		p.leases = lease.New(lease.Config{Bucket: p.bus.Leases(), Replica: replicaName(r.Addr()), Logger: r.log})
+	}
 	if p.fanout, err = fanout.New(r.plan.fanout(p, r.log, r.registry)); err != nil {
+		return nil, err
+	}
+	if err := p.fanout.PrepareOrdered(ctx, p.endpoints.Snapshot().All()...); err != nil {
 		return nil, err
 	}
 	start("fanout", p.fanout.Run)
@@ -194,8 +205,7 @@ func (r *Relay) build(ctx context.Context, stop *cleanups, fail context.CancelCa
 		return nil, fmt.Errorf("nex client: %w", err)
 	}
 	stop.add("nex client", func() error { client.CloseIdle(); return nil })
-	if r.opts.Config.NATS.URL != "" {
-		p.leases = lease.New(lease.Config{Bucket: p.bus.Leases(), Replica: replicaName(r.Addr()), Logger: r.log})
+	if p.leases != nil {
 		start("leases", p.leases.Run)
 	}
 	p.streams = stream.NewManager(r.plan.stream(client, p, r.log, r.registry))
@@ -252,11 +262,19 @@ func (r *Relay) apiConfig() api.Config {
 			}
 			return nil
 		},
-		Limits:   r.plan.limits(),
-		Warn:     r.plan.warn,
-		Gatherer: r.registry,
-		Logger:   r.log,
-		Version:  r.opts.Version,
+		Fanout: func() *fanout.Fanout {
+			if p := r.parts.Load(); p != nil {
+				return p.fanout
+			}
+			return nil
+		},
+		Limits:       r.plan.limits(),
+		Overlap:      r.plan.cfg.Webhooks.SecretOverlap,
+		AllowProxies: r.plan.cfg.Webhooks.AllowProxies,
+		Warn:         r.plan.warn,
+		Gatherer:     r.registry,
+		Logger:       r.log,
+		Version:      r.opts.Version,
 	}
 }
 

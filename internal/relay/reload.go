@@ -17,6 +17,9 @@ import (
 // Kubernetes volume changes by swapping a symlink, and network file systems do not tell at all.
 const watchEvery = 5 * time.Second
 
+// prepareTime bounds what a reload asks of NATS.
+const prepareTime = 5 * time.Second
+
 // reloadLoop applies changes of the configuration until ctx ends.
 func (r *Relay) reloadLoop(ctx context.Context, p *parts) {
 	if r.opts.Reload == nil {
@@ -41,7 +44,11 @@ func (r *Relay) reloadLoop(ctx context.Context, p *parts) {
 		}
 		// Also after a fault the files of that configuration are watched: Kubernetes renews a ConfigMap and a Secret one
 		// after the other, and the second may mend what the first broke.
-		if cfg, _ := r.reload(p); cfg != nil && !slices.Equal(cfg.Files(), files) {
+		cfg, err := r.reload(ctx, p)
+		switch {
+		case cfg == nil && err != nil: // could not be applied now
+			seen = [sha256.Size]byte{}
+		case cfg != nil && !slices.Equal(cfg.Files(), files):
 			files = cfg.Files()
 			seen = fingerprint(files)
 		}
@@ -50,7 +57,7 @@ func (r *Relay) reloadLoop(ctx context.Context, p *parts) {
 
 // reload is the step that the loop repeats: it reads the configuration and applies its workspaces and endpoints. Those
 // that did not change are not touched. A configuration with a fault changes nothing; it is returned with its error.
-func (r *Relay) reload(p *parts) (*config.Config, error) {
+func (r *Relay) reload(ctx context.Context, p *parts) (*config.Config, error) {
 	cfg, err := r.opts.Reload()
 	var next *plan
 	if cfg != nil {
@@ -64,6 +71,12 @@ func (r *Relay) reload(p *parts) (*config.Config, error) {
 	}
 	if r.plan.needsRestart(next) {
 		r.log.Warn("the configuration changed outside workspaces and endpoints: that holds from the next start on")
+	}
+	prepare, cancel := context.WithTimeout(ctx, prepareTime)
+	defer cancel()
+	if err := p.fanout.PrepareOrdered(prepare, next.endpoints...); err != nil {
+		r.log.Warn("the changed configuration cannot be applied while NATS does not answer, trying again", "error", err)
+		return nil, err // the fingerprint of before holds on
 	}
 	p.endpoints.SetConfig(next.endpoints)
 	p.streams.Apply(next.workspaces)

@@ -30,6 +30,7 @@ const (
 	RefusedTarget   Outcome = "refused_target"   // the guard, or plain http where it is not allowed; nothing was sent
 	ProxyError      Outcome = "proxy_error"      // the endpoint's proxy: no connection to it, or it makes none
 	ConnectionError Outcome = "connection_error" // connected, but no whole HTTP answer came
+	NotGranted      Outcome = "not_granted"      // the validation handshake failed: the receiver does not agree; nothing was sent
 	InvalidRequest  Outcome = "invalid_request"  // our side: URL, headers or secrets that cannot be used; nothing was sent
 	Canceled        Outcome = "canceled"         // cut short by our own shutdown: no failed attempt
 )
