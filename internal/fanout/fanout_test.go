@@ -94,7 +94,7 @@ var silent = slog.New(slog.DiscardHandler)
 func (b *bundle) fanout(metrics prometheus.Registerer) (f *fanout.Fanout, close func()) {
 	b.t.Helper()
 	sender := webhook.NewSender(webhook.SenderConfig{
-		Guard: webhook.NewGuard([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}), AllowHTTP: true, UserAgent: "nex-relay/test", MaxIdlePerHost: 128,
+		Guard: webhook.NewGuard([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}), AllowHTTP: true, UserAgent: "nex-relay/test", MaxIdlePerHost: 1024,
 	})
 	f, err := fanout.New(fanout.Config{
 		Bus: b.bus, Endpoints: b.registry, Sender: sender, Policy: b.policy, Timeout: 20 * time.Second, MaxInFlight: 8,
@@ -182,7 +182,28 @@ func (b *bundle) settled() {
 	})
 }
 
+// gauge is the value of a metric without labels.
+func (b *bundle) gauge(name string) float64 {
+	b.t.Helper()
+	families, err := b.metrics.Gather()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	b.t.Fatalf("no metric %s", name)
+	return 0
+}
+
 func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	eventuallyIn(t, patience, what, ok)
+}
+
+func eventuallyIn(t testing.TB, patience time.Duration, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); !ok(); {
 		if time.Now().After(deadline) {

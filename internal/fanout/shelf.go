@@ -19,7 +19,7 @@ const (
 	// batchMax deliveries of one endpoint wait in one message at most: a crash repeats those of the messages on their way.
 	batchMax = 64
 	// gatherTime is how long a batch stays open.
-	gatherTime = 20 * time.Millisecond
+	gatherTime = 100 * time.Millisecond
 )
 
 // reference is a delivery as it waits in RELAY_RETRY, alone or in a list. The event stays in the log.

@@ -239,15 +239,19 @@ func (p *plan) sealer() (endpoint.Sealer, error) {
 	return endpoint.NewSealer(key, p.previous...)
 }
 
+// maxIdle is how many idle connections to receivers are kept in all.
+const maxIdle = 2048
+
 func (p *plan) sender(version string) *webhook.Sender {
 	w := p.cfg.Webhooks
-	perHost := w.MaxInFlight
+	idle := max(w.MaxInFlight, maxIdle)
 	for _, e := range p.endpoints {
-		perHost = max(perHost, e.MaxInFlight)
+		idle = max(idle, e.MaxInFlight)
 	}
 	return webhook.NewSender(webhook.SenderConfig{
-		Guard: p.guard, AllowHTTP: w.AllowHTTP, UserAgent: userAgent(version), Timeout: w.Timeout, MaxIdlePerHost: perHost,
-		MaxIdle: max(2*perHost, webhook.DefaultMaxIdle), TLSConfig: p.tls, AllowProxies: w.AllowProxies,
+		Guard: p.guard, AllowHTTP: w.AllowHTTP, UserAgent: userAgent(version), Timeout: w.Timeout,
+		// Many endpoints may be one host's: what bounds the connections to it is what is in flight to each of them.
+		MaxIdle: idle, MaxIdlePerHost: idle, TLSConfig: p.tls, AllowProxies: w.AllowProxies,
 	})
 }
 
