@@ -68,6 +68,18 @@ func (b *Bus) Last(ctx context.Context, subject string) (*Stored, error) {
 	return &Stored{Sequence: m.Sequence, Time: m.Time, Subject: m.Subject, Header: m.Header, Data: m.Data}, nil
 }
 
+// First reads the oldest event of a subject, which may have wildcards; [ErrNotInLog] if there is none.
+func (b *Bus) First(ctx context.Context, subject string) (*Stored, error) {
+	m, err := b.nex.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(subject))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, fmt.Errorf("%s: %w", subject, ErrNotInLog)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read first of %s: %w", subject, err)
+	}
+	return &Stored{Sequence: m.Sequence, Time: m.Time, Subject: m.Subject, Header: m.Header, Data: m.Data}, nil
+}
+
 // Recent is what the log holds of a workspace's newest insights.
 type Recent struct {
 	Insights []Known // oldest first

@@ -192,6 +192,44 @@ func TestShares(t *testing.T) {
 	settled(t, want, 10, a, c)
 }
 
+// The bucket holds other things of the workspaces too, see stream.begun.
+func TestOtherKeysAreLeftAlone(t *testing.T) {
+	t.Parallel()
+	s := startNATS(t)
+	nc, err := nats.Connect(s.ClientURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kv, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "RELAY_LEASES"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(key string) {
+		t.Helper()
+		if _, err := kv.Create(t.Context(), key, []byte(`{"at":"2026-02-05T10:30:00Z","session":"x","replica":"x"}`)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("begun.ws-0")
+	a := start(t, s, "a", names(2))
+	settled(t, names(2), 2, a)
+	put("begun.ws-1")
+	b := start(t, s, "b", names(2))
+	settled(t, names(2), 0, a, b)
+	a.stop()
+	b.stop()
+	for _, n := range names(2) {
+		if _, err := kv.Get(t.Context(), "begun."+n); err != nil {
+			t.Errorf("begun.%s: %v", n, err)
+		}
+	}
+}
+
 func TestOneNameAfterAnother(t *testing.T) {
 	t.Parallel()
 	s := startNATS(t)

@@ -25,7 +25,7 @@ const (
 	// requestsPerSecond and requestBurst bound what gap filling asks of Nex for one key.
 	requestsPerSecond = 2
 	requestBurst      = 4
-	// tellEvery is how often the safety net says that it found nothing, so that the checkpoint in the log moves on.
+	// tellEvery is how often at least the checkpoint is told, so that it moves on in the log and is not too old for it.
 	tellEvery = time.Hour
 	// noteEvery is how often a filling that takes long notes in the log how far it has come.
 	noteEvery = 30 * time.Second
@@ -38,8 +38,8 @@ type gap struct {
 	again     chan struct{} // has a value when a gap was noticed before its time
 
 	mu         sync.Mutex
-	completeTo time.Time // everything before is in the log, as far as Nex can give it; zero if it was never filled
-	floor      time.Time // what is older was not asked for: the first start ever goes back no further
+	completeTo time.Time // everything before is in the log, as far as Nex can give it
+	floor      time.Time // what is older was never asked for; zero unless this is the first filling ever
 	newest     time.Time // of Nex's times seen: its clock may be ahead of ours
 	surprises  int
 
@@ -90,27 +90,35 @@ func (g *gap) complete(to time.Time, surprises int) {
 	}
 }
 
-// span is what is to be asked for: from, and to, which lies ahead of Nex's clock; and how many surprises there were.
-func (g *gap) span(now time.Time) (from, to time.Time, surprises int) {
+// span is what is to be asked for: from, and to, which lies ahead of Nex's clock; what is complete already, which is later
+// than from by the overlap; and how many surprises there were.
+func (g *gap) span(now time.Time) (from, to, complete time.Time, surprises int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	to = now
+	from, to = g.completeTo.Add(-g.overlap), now
+	if from.Before(g.floor) {
+		from = g.floor
+	}
 	if g.newest.After(now) {
 		to = g.newest
 	}
-	return g.completeTo.Add(-g.overlap), to.Add(g.overlap), g.surprises
+	return from, to.Add(g.overlap), g.completeTo, g.surprises
 }
 
-// begin sets the mark of a workspace that was never filled before, and tells whether it is one.
-func (g *gap) begin(now time.Time, backfill time.Duration) bool {
+// begin sets where a life begins: at the checkpoint, or, if there is none, at the mark of the first start.
+func (g *gap) begin(checkpoint time.Time, mark begun) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.completeTo.IsZero() {
-		return false
+	g.completeTo, g.floor = checkpoint, time.Time{}
+	if checkpoint.IsZero() {
+		g.completeTo, g.floor = mark.From, mark.From
 	}
-	g.floor = now.Add(-backfill)
-	g.completeTo = g.floor.Add(g.overlap) // it is taken off again
-	return true
+}
+
+func (g *gap) completed() time.Time {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.completeTo
 }
 
 // gapNews is the data of gap_filled and gap_not_fillable. The newest gap_filled is the checkpoint.
@@ -122,7 +130,7 @@ type gapNews struct {
 	Reason    string    `json:"reason,omitempty"`
 }
 
-// checkpoint is the time before which the log is complete, zero if this workspace was never filled before.
+// checkpoint is the time before which the log is complete, zero if it holds none.
 func (s *stream) checkpoint(ctx context.Context) (time.Time, error) {
 	last, err := s.cfg.Bus.Last(ctx, event.Subject(s.workspace.Token, event.GapFilled))
 	if errors.Is(err, bus.ErrNotInLog) {
@@ -167,14 +175,11 @@ func (s *stream) keepFilled(ctx context.Context) {
 // fill fetches everything from the checkpoint to now.
 func (s *stream) fill(ctx context.Context, onConnect bool) {
 	now := s.cfg.Now().UTC()
-	if s.gap.begin(now, s.cfg.Backfill) && s.cfg.Backfill == 0 {
-		s.gap.complete(now, 0)
-		s.tell(ctx, gapNews{From: now, To: now})
-		return
-	}
-	from, to, surprises := s.gap.span(now)
+	from, to, complete, surprises := s.gap.span(now)
 	if oldest := now.Add(-s.cfg.MaxAge); s.cfg.MaxAge > 0 && from.Before(oldest) {
-		s.notFillable(ctx, gapNews{From: from, To: oldest, Reason: "older than the log keeps events (stream.max_age)"})
+		if complete.Before(oldest) {
+			s.notFillable(ctx, gapNews{From: complete, To: oldest, Reason: "older than the log keeps events (stream.max_age)"})
+		}
 		from = oldest
 	}
 	f := filling{from: from, to: now, noted: now, surprises: surprises}
@@ -194,9 +199,26 @@ func (s *stream) fill(ctx context.Context, onConnect bool) {
 		}
 		s.gap.complete(now, surprises)
 		s.count.update(func(st *Status) { st.CompleteTo = &now })
-		if onConnect || news.Published > 0 || now.Sub(s.gap.toldAt) >= tellEvery {
+		if onConnect || news.Published > 0 || s.tellDue() {
 			s.tell(ctx, news)
 		}
+	}
+}
+
+// tellDue tells whether the checkpoint was last told so long ago that it should be told again. Otherwise the log would
+// lose it by its age while the relay runs.
+func (s *stream) tellDue() bool {
+	every := tellEvery
+	if s.cfg.MaxAge > 0 {
+		every = min(every, s.cfg.MaxAge/4)
+	}
+	return s.cfg.Now().Sub(s.gap.toldAt) >= every
+}
+
+// remind tells the checkpoint as it stands, if it is due: a filling waits for Nex.
+func (s *stream) remind(ctx context.Context) {
+	if at := s.gap.completed(); s.tellDue() {
+		s.tell(ctx, gapNews{From: at, To: at})
 	}
 }
 
@@ -248,6 +270,7 @@ func (s *stream) fetch(ctx context.Context, f *filling, upTo time.Time) error {
 		w := todo[len(todo)-1]
 		payload, err := s.page(ctx, w)
 		if delay, again := s.retryPage(err, wait); again {
+			s.remind(ctx)
 			select {
 			case <-time.After(delay):
 				continue

@@ -40,6 +40,8 @@ type Config struct {
 	MaxFetches        int           // 32 REST requests at once, over all streams
 	DialsPerSecond    int           // 500 connection attempts a second, over all streams
 	Now               func() time.Time
+
+	requests rate.Limit // REST requests a second for each key; for tests, requestsPerSecond if 0
 }
 
 // Workspace is one stream to hold.
@@ -83,6 +85,9 @@ func NewManager(cfg Config) *Manager {
 	cfg.MaxDials = orDefault(cfg.MaxDials, 64)
 	cfg.MaxFetches = orDefault(cfg.MaxFetches, 32)
 	cfg.DialsPerSecond = orDefault(cfg.DialsPerSecond, 500)
+	if cfg.requests == 0 {
+		cfg.requests = requestsPerSecond
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -181,7 +186,7 @@ func (m *Manager) start(w Workspace, before *running) {
 	log := m.log.With("workspace", w.Token)
 	s := &stream{
 		cfg: &m.cfg, workspace: w, log: log, shared: m.shared, count: r.count, gap: newGap(m.cfg.GapOverlap),
-		limiter: rate.NewLimiter(requestsPerSecond, requestBurst),
+		limiter: rate.NewLimiter(m.cfg.requests, requestBurst),
 	}
 	s.publisher = newPublisher(m.cfg.Bus, log, r.count, m.cfg.Now, s.gap.surprise)
 	m.streams.Go(func() {

@@ -100,12 +100,16 @@ func (s *stream) readBack(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if s.gap.completeTo, err = s.checkpoint(ctx); err != nil {
+		mark, err := s.begin(ctx)
+		if err != nil {
 			return err
 		}
-		if s.gap.completeTo.IsZero() && len(recent.Insights) > 0 {
-			s.gap.completeTo = recent.Insights[0].Stored // it ran before, but not until its first checkpoint
+		checkpoint, err := s.checkpoint(ctx)
+		if err != nil {
+			return err
 		}
+		s.gap.begin(checkpoint, mark)
+		s.gap.toldAt = s.cfg.Now()
 		s.publisher.know(s.cfg.IdentityWindow, recent)
 		return nil
 	}, backoff.WithContext(wait, ctx), func(err error, _ time.Duration) {

@@ -156,7 +156,7 @@ func (b *bench) all() []stored {
 		return nil // NATS is away for the moment
 	}
 	var out []stored
-	for seq := uint64(1); seq <= s.CachedInfo().State.LastSeq; seq++ {
+	for seq := max(s.CachedInfo().State.FirstSeq, 1); seq <= s.CachedInfo().State.LastSeq; seq++ {
 		m, err := b.bus.Get(b.t.Context(), seq)
 		if err != nil {
 			return out

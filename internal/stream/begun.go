@@ -1,0 +1,65 @@
+package stream
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/nex-crm/relay/internal/bus"
+)
+
+// begunPrefix is where the bucket of the leases keeps since when each workspace is held: begun.<token>.
+const begunPrefix = "begun."
+
+// begun is the birth mark of a workspace. It is made before anything is read from Nex and never moves, so that what the
+// log has not, or not any more, is told apart from what nobody asked for: without it a relay that died in its first
+// backfill, or was down for longer than the log keeps its events, would look like one that starts for the first time.
+type begun struct {
+	At   time.Time `json:"at"`   // the first start
+	From time.Time `json:"from"` // what is older was never asked for: At less nex.backfill
+}
+
+// begin reads the workspace's birth mark, and makes it at the first start.
+func (s *stream) begin(ctx context.Context) (begun, error) {
+	key := begunPrefix + s.workspace.Token
+	mark, err := s.readMark(ctx, key)
+	if !errors.Is(err, jetstream.ErrKeyNotFound) {
+		return mark, err
+	}
+	now := s.cfg.Now().UTC()
+	mark = begun{At: now, From: now.Add(-s.cfg.Backfill)}
+	switch first, err := s.cfg.Bus.First(ctx, "nex."+s.workspace.Token+".>"); {
+	case err == nil:
+		// It is held for longer than there are marks, or the bucket was removed. What its first event says is at least as
+		// late as Nex said.
+		mark.At = first.Time.UTC()
+		mark.From = mark.At.Add(-s.cfg.Backfill - s.cfg.GapOverlap)
+	case !errors.Is(err, bus.ErrNotInLog):
+		return begun{}, err
+	}
+	value, err := json.Marshal(mark)
+	if err != nil {
+		return begun{}, err
+	}
+	if _, err := s.cfg.Bus.Leases().Create(ctx, key, value); err != nil {
+		return begun{}, fmt.Errorf("make %s: %w", key, err) // another replica was faster: the next try reads its own
+	}
+	s.log.Info("workspace is held for the first time", "from", mark.From)
+	return mark, nil
+}
+
+func (s *stream) readMark(ctx context.Context, key string) (begun, error) {
+	entry, err := s.cfg.Bus.Leases().Get(ctx, key)
+	if err != nil {
+		return begun{}, fmt.Errorf("read %s: %w", key, err)
+	}
+	var mark begun
+	if err := json.Unmarshal(entry.Value(), &mark); err != nil || mark.From.IsZero() {
+		return begun{}, fmt.Errorf("%s in the bucket %s cannot be understood: remove it", key, bus.BucketLeases)
+	}
+	return mark, nil
+}
