@@ -26,6 +26,8 @@ type ClientConfig struct {
 	IdleTimeout time.Duration
 	// ConnectTimeout bounds dial, TLS handshake and the wait for the answer's header; 15 s if 0.
 	ConnectTimeout time.Duration
+	// MaxAnswer bounds an answer over REST, in bytes; 64 MiB if 0. A larger one is [ErrTooLarge].
+	MaxAnswer int
 	// Transport replaces the client's own; nil makes one.
 	Transport http.RoundTripper
 }
@@ -35,7 +37,7 @@ const (
 	defaultIdleTimeout    = 75 * time.Second
 	defaultConnectTimeout = 15 * time.Second
 	restTimeout           = time.Minute
-	maxRESTBody           = 64 << 20
+	defaultMaxAnswer      = 64 << 20
 	maxRedirects          = 5
 )
 
@@ -44,6 +46,7 @@ type Client struct {
 	base      string
 	userAgent string
 	maxEvent  int
+	maxAnswer int
 	idle      time.Duration
 	http      *http.Client
 }
@@ -58,6 +61,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		base:      u.String(),
 		userAgent: cfg.UserAgent,
 		maxEvent:  orDefault(cfg.MaxEventSize, defaultMaxEvent),
+		maxAnswer: orDefault(cfg.MaxAnswer, defaultMaxAnswer),
 		idle:      orDefault(cfg.IdleTimeout, defaultIdleTimeout),
 	}
 	transport := cfg.Transport
@@ -110,6 +114,9 @@ type Query struct {
 	Limit    int // 100 at most; 0 leaves it to Nex, which takes 20
 }
 
+// ErrTooLarge is returned for an answer over REST that is larger than the client reads. A smaller window may hold less.
+var ErrTooLarge = errors.New("answer is too large")
+
 // Insights asks for insights over REST. An error is an [*Error] where Nex answered.
 func (c *Client) Insights(ctx context.Context, key string, q Query) (Payload, error) {
 	ctx, cancel := context.WithTimeout(ctx, restTimeout)
@@ -132,12 +139,12 @@ func (c *Client) Insights(ctx context.Context, key string, q Query) (Payload, er
 		return Payload{}, fmt.Errorf("get insights: %w", err)
 	}
 	defer resp.Body.Close()
-	content, err := io.ReadAll(io.LimitReader(resp.Body, maxRESTBody+1))
+	content, err := io.ReadAll(io.LimitReader(resp.Body, int64(c.maxAnswer)+1))
 	if err != nil {
 		return Payload{}, fmt.Errorf("get insights: %w", err)
 	}
-	if len(content) > maxRESTBody {
-		return Payload{}, fmt.Errorf("get insights: answer over %d bytes", maxRESTBody)
+	if len(content) > c.maxAnswer {
+		return Payload{}, fmt.Errorf("get insights: %w: over %d bytes", ErrTooLarge, c.maxAnswer)
 	}
 	payload, err := ParsePayload(content)
 	if err != nil {

@@ -344,7 +344,7 @@ func TestInsights(t *testing.T) {
 		}
 	}
 	client, _ := serve(t, ClientConfig{}, func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = io.Copy(w, io.LimitReader(endless('0'), maxRESTBody+10))
+		_, _ = io.Copy(w, io.LimitReader(endless('0'), defaultMaxAnswer+10))
 	})
 	if _, err := client.Insights(bounded(t), key, Query{}); err == nil || !strings.Contains(err.Error(), "over") {
 		t.Errorf("an endless answer: %v", err)

@@ -38,6 +38,9 @@ func (e *Error) Temporary() bool {
 	return e.Status == http.StatusTooManyRequests || e.Status == http.StatusRequestTimeout || e.Status >= 500
 }
 
+// Throttled tells whether Nex answered that there were too many requests, whatever they asked for.
+func (e *Error) Throttled() bool { return e.Status == http.StatusTooManyRequests }
+
 const (
 	maxErrorBody    = 16 << 10
 	maxErrorMessage = 300

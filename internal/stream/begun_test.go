@@ -30,7 +30,7 @@ func (b *bench) before(h func(w http.ResponseWriter, r *http.Request, next http.
 		b.sim.Close()
 		server.Close()
 	})
-	client, err := nex.NewClient(nex.ClientConfig{BaseURL: server.URL, MaxEventSize: 16 << 20})
+	client, err := nex.NewClient(nex.ClientConfig{BaseURL: server.URL, MaxEventSize: 16 << 20, MaxAnswer: 1 << 20})
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -4,27 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/cenkalti/backoff/v4"
-
 	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/event"
-	"github.com/nex-crm/relay/internal/nex"
 )
 
 const (
-	// pageLimit is the most that Nex gives for one window; a window that holds as many may hold more.
-	pageLimit = 100
-	// minWindow is where splitting ends: Nex's times are whole seconds.
-	minWindow = time.Second
-	// requestsPerSecond and requestBurst bound what gap filling asks of Nex for one key.
-	requestsPerSecond = 2
-	requestBurst      = 4
 	// tellEvery is how often at least the checkpoint is told, so that it moves on in the log and is not too old for it.
 	tellEvery = time.Hour
 	// noteEvery is how often a filling that takes long notes in the log how far it has come.
@@ -45,7 +33,9 @@ type gap struct {
 
 	// Of the one goroutine that fills.
 	toldAt    time.Time // when gap_filled was last published
-	lastError string
+	lastError string    // why a filling ended early, as the log was told
+	lastOdd   string    // the last failure of a request that was no answer of Nex's, as it was logged
+	away      bool      // Nex does not answer over REST, which was said
 }
 
 func newGap(overlap time.Duration) gap {
@@ -176,13 +166,13 @@ func (s *stream) keepFilled(ctx context.Context) {
 func (s *stream) fill(ctx context.Context, onConnect bool) {
 	now := s.cfg.Now().UTC()
 	from, to, complete, surprises := s.gap.span(now)
+	f := filling{from: from, to: now, noted: now, surprises: surprises, least: minWindow}
 	if oldest := now.Add(-s.cfg.MaxAge); s.cfg.MaxAge > 0 && from.Before(oldest) {
+		f.from = oldest
 		if complete.Before(oldest) {
-			s.notFillable(ctx, gapNews{From: complete, To: oldest, Reason: "older than the log keeps events (stream.max_age)"})
+			f.lose(gapNews{From: complete, To: oldest, Reason: "older than the log keeps events (stream.max_age)"})
 		}
-		from = oldest
 	}
-	f := filling{from: from, to: now, noted: now, surprises: surprises}
 	err := s.fetch(ctx, &f, to)
 	if err == nil {
 		err = s.publisher.flush(ctx)
@@ -192,7 +182,7 @@ func (s *stream) fill(ctx context.Context, onConnect bool) {
 	case err != nil:
 		s.unfilled(ctx, &f, err)
 	default:
-		s.gap.lastError = ""
+		s.gap.lastError, s.gap.lastOdd = "", ""
 		news := f.news(now)
 		if news.Published > 0 {
 			s.log.Info("gap filled", "from", news.From, "to", news.To, "published", news.Published)
@@ -227,11 +217,11 @@ func (s *stream) unfilled(ctx context.Context, f *filling, err error) {
 	if err.Error() == s.gap.lastError {
 		return
 	}
-	s.gap.lastError = err.Error()
-	s.log.Warn("gap cannot be filled, trying again later", "from", f.from, "to", f.to, "error", err)
 	news := f.news(f.to)
 	news.Reason = err.Error()
-	s.notFillable(ctx, news)
+	if s.notFillable(ctx, news) == nil {
+		s.gap.lastError = err.Error()
+	}
 }
 
 // filling is one run over a gap.
@@ -241,6 +231,18 @@ type filling struct {
 	surprises int
 	found     int
 	fresh     atomic.Int64
+	untold    []gapNews     // what Nex does not give, in the order of time
+	least     time.Duration // a window that Nex refuses is split down to this
+}
+
+// lose notes what cannot be filled, together with what is known to be lost before it where both are one.
+func (f *filling) lose(news gapNews) {
+	if n := len(f.untold); n > 0 && f.untold[n-1].Reason == news.Reason && !news.From.After(f.untold[n-1].To) {
+		f.untold[n-1].To = news.To
+		f.untold[n-1].Found += news.Found
+		return
+	}
+	f.untold = append(f.untold, news)
 }
 
 func (f *filling) news(to time.Time) gapNews {
@@ -253,140 +255,17 @@ func (s *stream) tell(ctx context.Context, news gapNews) {
 	s.news(ctx, event.GapFilled, news)
 }
 
-func (s *stream) notFillable(ctx context.Context, news gapNews) {
-	s.news(ctx, event.GapNotFillable, news)
-}
-
-// window is a span of time, from inclusive.
-type window struct{ from, to time.Time }
-
-// fetch takes all insights from f.from up to a time, oldest window first. A window that holds more than Nex gives at once
-// is split. The checkpoint follows, so that another try, or another process, goes on there.
-func (s *stream) fetch(ctx context.Context, f *filling, upTo time.Time) error {
-	todo := []window{{f.from, upTo}}
-	wait := backoff.NewExponentialBackOff(
-		backoff.WithInitialInterval(time.Second), backoff.WithMaxInterval(time.Minute), backoff.WithMaxElapsedTime(0))
-	for len(todo) > 0 {
-		w := todo[len(todo)-1]
-		payload, err := s.page(ctx, w)
-		if delay, again := s.retryPage(err, wait); again {
-			s.remind(ctx)
-			select {
-			case <-time.After(delay):
-				continue
-			case <-s.gap.connected: // Nex is back; what this connection asks for begins after this
-				signal(s.gap.again)
-				continue
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-		if err != nil {
-			return err
-		}
-		wait.Reset()
-		full := len(payload.Insights)+len(payload.Malformed) >= pageLimit
-		if full && w.to.Sub(w.from) > minWindow {
-			at := splitAt(w, payload.Insights)
-			todo = append(todo[:len(todo)-1], window{at, w.to}, window{w.from, at})
-			continue
-		}
-		todo = todo[:len(todo)-1]
-		if err := s.takePage(payload, f); err != nil {
-			return err
-		}
-		if full {
-			s.notFillable(ctx, gapNews{From: w.from, To: w.to, Found: len(payload.Insights),
-				Reason: fmt.Sprintf("Nex gives at most %d insights for a window, and this one cannot be split any more", pageLimit)})
-		}
-		if err := s.advance(ctx, f, w.to); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// splitAt chooses where to split a window of which a full page is known, so that most of what the page holds fits into one
-// part: the later one where Nex gave the newest, the earlier one where it gave the oldest.
-func splitAt(w window, page []nex.Insight) time.Time {
-	times := make([]time.Time, 0, len(page))
-	for _, in := range page {
-		if !in.Time.Before(w.from) && in.Time.Before(w.to) {
-			times = append(times, in.Time)
-		}
-	}
-	if len(times) > 0 {
-		slices.SortFunc(times, time.Time.Compare)
-		at := times[len(times)*9/10]
-		if first, last := times[0], times[len(times)-1]; first.Sub(w.from) >= w.to.Sub(last) {
-			at = times[len(times)/10]
-		}
-		at = at.Truncate(time.Second)
-		if at.Sub(w.from) >= minWindow && w.to.Sub(at) >= minWindow {
-			return at
-		}
-	}
-	return w.from.Add(w.to.Sub(w.from) / 2)
-}
-
-// advance notes how far a filling has come, and from time to time in the log.
-func (s *stream) advance(ctx context.Context, f *filling, to time.Time) error {
-	if !to.Before(f.to) {
+// notFillable tells that a span of time cannot be filled, and returns when the log has it, however long that takes: a
+// checkpoint must not pass over what nobody was told. Its only error is ctx's.
+func (s *stream) notFillable(ctx context.Context, news gapNews) error {
+	s.log.Warn("gap cannot be filled", "from", news.From, "to", news.To, "reason", news.Reason)
+	e, err := event.News(s.workspace.Token, event.GapNotFillable, "", news, s.cfg.Now())
+	if err != nil { // times, numbers and a text always encode
+		s.log.Error("news could not be told", "type", event.GapNotFillable, "error", err)
 		return nil
 	}
-	s.gap.complete(to, f.surprises) // what was handed over is published, whatever becomes of the rest
-	if s.cfg.Now().Sub(f.noted) < noteEvery {
-		return nil
-	}
-	if err := s.publisher.flush(ctx); err != nil {
+	if err := s.publisher.submit(ctx, item{event: e}); err != nil {
 		return err
 	}
-	f.noted = s.cfg.Now()
-	s.tell(ctx, f.news(to))
-	return nil
-}
-
-// page makes one request. Those of one key are limited in rate, those of all in number.
-func (s *stream) page(ctx context.Context, w window) (nex.Payload, error) {
-	if err := s.limiter.Wait(ctx); err != nil {
-		return nex.Payload{}, err
-	}
-	select {
-	case s.shared.fetches <- struct{}{}:
-	case <-ctx.Done():
-		return nex.Payload{}, ctx.Err()
-	}
-	defer func() { <-s.shared.fetches }()
-	// In a goroutine of its own, whose stack goes with it: what decoding needs would stay with each stream.
-	var payload nex.Payload
-	var err error
-	var one sync.WaitGroup
-	one.Go(func() {
-		payload, err = s.cfg.Client.Insights(ctx, s.workspace.Key, nex.Query{From: w.from, To: w.to, Limit: pageLimit})
-	})
-	one.Wait()
-	return payload, err
-}
-
-// retryPage tells whether a request that failed is to be made again, and when.
-func (s *stream) retryPage(err error, wait backoff.BackOff) (time.Duration, bool) {
-	var answer *nex.Error
-	switch {
-	case err == nil:
-		return 0, false
-	case !errors.As(err, &answer):
-		return wait.NextBackOff(), true // the network, or rubbish in place of an answer
-	case answer.Temporary() && answer.HasRetryAfter:
-		return max(min(answer.RetryAfter, s.cfg.RetryAfterMax), 100*time.Millisecond), true
-	case answer.Temporary():
-		return wait.NextBackOff(), true
-	}
-	return 0, false
-}
-
-// takePage hands over a page, oldest first.
-func (s *stream) takePage(payload nex.Payload, f *filling) error {
-	slices.SortStableFunc(payload.Insights, func(a, b nex.Insight) int { return a.Time.Compare(b.Time) })
-	f.found += len(payload.Insights)
-	return s.take("rest", payload, true, &f.fresh)
+	return s.publisher.flush(ctx)
 }

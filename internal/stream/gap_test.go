@@ -13,7 +13,7 @@ import (
 	"github.com/nex-crm/relay/internal/nexsim"
 )
 
-func TestSplitAt(t *testing.T) {
+func TestSplitPoint(t *testing.T) {
 	t.Parallel()
 	base := time.Date(2026, 2, 5, 10, 0, 0, 0, time.UTC)
 	page := func(from, every time.Duration) []nex.Insight {
@@ -23,7 +23,7 @@ func TestSplitAt(t *testing.T) {
 		}
 		return list
 	}
-	hour := window{base, base.Add(time.Hour)}
+	hour := window{from: base, to: base.Add(time.Hour)}
 	for name, c := range map[string]struct {
 		w    window
 		page []nex.Insight
@@ -35,9 +35,9 @@ func TestSplitAt(t *testing.T) {
 		"all at the begin":         {hour, page(0, 0), 30 * time.Minute},
 		"no times":                 {hour, make([]nex.Insight, pageLimit), 30 * time.Minute},
 		"times outside the window": {hour, page(-time.Hour, time.Second), 30 * time.Minute},
-		"two seconds":              {window{base, base.Add(2 * time.Second)}, page(0, 10*time.Millisecond), time.Second},
+		"two seconds":              {window{from: base, to: base.Add(2 * time.Second)}, page(0, 10*time.Millisecond), time.Second},
 	} {
-		if got := splitAt(c.w, c.page); !got.Equal(base.Add(c.want)) {
+		if got := splitPoint(c.w, c.page); !got.Equal(base.Add(c.want)) {
 			t.Errorf("%s: %v, want %v", name, got.Sub(base), c.want)
 		}
 	}

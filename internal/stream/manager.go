@@ -41,7 +41,10 @@ type Config struct {
 	DialsPerSecond    int           // 500 connection attempts a second, over all streams
 	Now               func() time.Time
 
-	requests rate.Limit // REST requests a second for each key; for tests, requestsPerSecond if 0
+	// For tests: REST requests a second for each key, requestsPerSecond if 0, and the first pause after one that failed,
+	// requestPause if 0.
+	requests rate.Limit
+	pause    time.Duration
 }
 
 // Workspace is one stream to hold.
@@ -85,6 +88,7 @@ func NewManager(cfg Config) *Manager {
 	cfg.MaxDials = orDefault(cfg.MaxDials, 64)
 	cfg.MaxFetches = orDefault(cfg.MaxFetches, 32)
 	cfg.DialsPerSecond = orDefault(cfg.DialsPerSecond, 500)
+	cfg.pause = orDefault(cfg.pause, requestPause)
 	if cfg.requests == 0 {
 		cfg.requests = requestsPerSecond
 	}

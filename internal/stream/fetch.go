@@ -1,0 +1,295 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+
+	"github.com/nex-crm/relay/internal/nex"
+)
+
+const (
+	// pageLimit is the most that Nex gives for one window; a window that holds as many may hold more.
+	pageLimit = 100
+	// minWindow is where splitting ends: Nex's times are whole seconds.
+	minWindow = time.Second
+	// requestsPerSecond and requestBurst bound what gap filling asks of Nex for one key.
+	requestsPerSecond = 2
+	requestBurst      = 4
+	// requestPause is the first pause after a request that failed.
+	requestPause = time.Second
+	// windowTries is how often a window is asked for before it is found out whether it is the window or Nex that fails;
+	// partTries is the same for the parts of one that failed.
+	windowTries, partTries = 5, 2
+	// mostLeast bounds how far up the size goes at which a window that Nex refuses is given up unsplit.
+	mostLeast = time.Hour
+)
+
+// window is a span of time, from inclusive.
+type window struct {
+	from, to time.Time
+	tries    int
+}
+
+func (w window) size() time.Duration { return w.to.Sub(w.from) }
+
+// splitAt makes two windows of one.
+func (w window) splitAt(at time.Time, tries int) (earlier, later window) {
+	return window{w.from, at, tries}, window{at, w.to, tries}
+}
+
+// fetch takes all insights from f.from up to a time, oldest window first. A window that holds more than Nex gives at once
+// is split, and so is one that Nex does not give while it gives others. The checkpoint follows, so that another try, or
+// another process, goes on there.
+func (s *stream) fetch(ctx context.Context, f *filling, upTo time.Time) error {
+	todo := []window{{f.from, upTo, windowTries}}
+	for len(todo) > 0 {
+		w := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		payload, refused, err := s.ask(ctx, w)
+		if err != nil {
+			return err
+		}
+		if refused != nil {
+			if whole, err := s.giveUp(ctx, w, f); err != nil {
+				return err
+			} else if whole {
+				f.lose(gapNews{From: w.from, To: w.to, Reason: refused.Error()})
+				continue
+			}
+			earlier, later := w.splitAt(w.middle(), partTries)
+			todo = append(todo, later, earlier)
+			continue
+		}
+		f.least = minWindow
+		full := len(payload.Insights)+len(payload.Malformed) >= pageLimit
+		if full && w.size() >= 2*minWindow {
+			earlier, later := w.splitAt(splitPoint(w, payload.Insights), windowTries)
+			todo = append(todo, later, earlier)
+			continue
+		}
+		if err := s.takePage(payload, f); err != nil {
+			return err
+		}
+		if full {
+			f.lose(gapNews{From: w.from, To: w.to, Found: len(payload.Insights),
+				Reason: fmt.Sprintf("Nex gives at most %d insights for a window, and this one cannot be split any more and may hold more", pageLimit)})
+		}
+		if err := s.advance(ctx, f, w.to); err != nil {
+			return err
+		}
+	}
+	return s.tellLost(ctx, f)
+}
+
+// giveUp tells whether a window that Nex refuses is lost as a whole. Where one after the other is refused they are given up
+// in larger and larger pieces, so that a year of them ends too; but only if Nex refuses a piece's end as well, so that
+// what comes behind them is not lost with them.
+func (s *stream) giveUp(ctx context.Context, w window, f *filling) (bool, error) {
+	if w.size() >= 2*f.least {
+		return false, nil
+	}
+	if w.size() >= 2*minWindow {
+		_, refused, err := s.ask(ctx, window{w.to.Add(-minWindow), w.to, 1})
+		if err != nil {
+			return false, err
+		}
+		if refused == nil {
+			f.least = minWindow
+			return false, nil
+		}
+	}
+	f.least = min(2*f.least, mostLeast)
+	return true, nil
+}
+
+// middle is where a window is split of which nothing is known.
+func (w window) middle() time.Time { return w.from.Add(w.size() / 2) }
+
+// splitPoint chooses where to split a window of which a full page is known, so that most of what the page holds fits into
+// one part: the later one where Nex gave the newest, the earlier one where it gave the oldest.
+func splitPoint(w window, page []nex.Insight) time.Time {
+	times := make([]time.Time, 0, len(page))
+	for _, in := range page {
+		if !in.Time.Before(w.from) && in.Time.Before(w.to) {
+			times = append(times, in.Time)
+		}
+	}
+	if len(times) > 0 {
+		slices.SortFunc(times, time.Time.Compare)
+		at := times[len(times)*9/10]
+		if first, last := times[0], times[len(times)-1]; first.Sub(w.from) >= w.to.Sub(last) {
+			at = times[len(times)/10]
+		}
+		at = at.Truncate(time.Second)
+		if at.Sub(w.from) >= minWindow && w.to.Sub(at) >= minWindow {
+			return at
+		}
+	}
+	return w.middle()
+}
+
+// advance notes how far a filling has come, and from time to time in the log. What was lost on the way is told before.
+func (s *stream) advance(ctx context.Context, f *filling, to time.Time) error {
+	if err := s.tellLost(ctx, f); err != nil {
+		return err
+	}
+	if !to.Before(f.to) {
+		return nil
+	}
+	s.gap.complete(to, f.surprises) // what was handed over is published, whatever becomes of the rest
+	if s.cfg.Now().Sub(f.noted) < noteEvery {
+		return nil
+	}
+	if err := s.publisher.flush(ctx); err != nil {
+		return err
+	}
+	f.noted = s.cfg.Now()
+	s.tell(ctx, f.news(to))
+	return nil
+}
+
+func (s *stream) tellLost(ctx context.Context, f *filling) error {
+	for len(f.untold) > 0 {
+		if err := s.notFillable(ctx, f.untold[0]); err != nil {
+			return err
+		}
+		f.untold = f.untold[1:]
+	}
+	return nil
+}
+
+// ask requests one window until Nex has given it or will not. refused is why it does not give this window although it
+// gives others; while it gives none at all ask waits. err ends the filling.
+func (s *stream) ask(ctx context.Context, w window) (payload nex.Payload, refused, err error) {
+	wait := backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(s.cfg.pause), backoff.WithMaxInterval(time.Minute), backoff.WithMaxElapsedTime(0))
+	for tries := 0; ; {
+		payload, err := s.page(ctx, w)
+		switch {
+		case err == nil:
+			s.answered()
+			return payload, nil, nil
+		case ctx.Err() != nil:
+			return nex.Payload{}, nil, ctx.Err()
+		case errors.Is(err, nex.ErrTooLarge):
+			return nex.Payload{}, err, nil
+		}
+		s.sayOdd(err)
+		var answer *nex.Error
+		if errors.As(err, &answer) && answer.Unauthorized() {
+			return nex.Payload{}, nil, err
+		}
+		delay, again := s.retryPage(err, wait)
+		if answer == nil || !answer.Throttled() {
+			tries++
+		}
+		if !again || tries >= w.tries {
+			failed := s.probe(ctx)
+			if failed == nil {
+				return nex.Payload{}, err, nil
+			}
+			if _, heals := s.retryPage(failed, wait); !heals {
+				return nex.Payload{}, nil, err
+			}
+			s.sayAway(failed)
+		}
+		if !again {
+			delay = wait.NextBackOff()
+		}
+		s.remind(ctx)
+		select {
+		case <-time.After(delay):
+		case <-s.gap.connected: // Nex is back; what this connection asks for begins after this
+			signal(s.gap.again)
+		case <-ctx.Done():
+			return nex.Payload{}, nil, ctx.Err()
+		}
+	}
+}
+
+// probe finds out whether Nex answers over REST at all, with a window that costs it next to nothing.
+func (s *stream) probe(ctx context.Context) error {
+	now := s.cfg.Now()
+	_, err := s.page(ctx, window{from: now.Add(-time.Second), to: now})
+	return err
+}
+
+// retryPage tells whether a request that failed is to be made again, and when.
+func (s *stream) retryPage(err error, wait backoff.BackOff) (time.Duration, bool) {
+	var answer *nex.Error
+	switch {
+	case !errors.As(err, &answer):
+		return wait.NextBackOff(), true // the network, or rubbish in place of an answer
+	case answer.Temporary() && answer.HasRetryAfter:
+		return max(min(answer.RetryAfter, s.cfg.RetryAfterMax), 100*time.Millisecond), true
+	case answer.Temporary():
+		return wait.NextBackOff(), true
+	}
+	return 0, false
+}
+
+// sayOdd logs once what is no answer of Nex's.
+func (s *stream) sayOdd(err error) {
+	var answer *nex.Error
+	if errors.As(err, &answer) || err.Error() == s.gap.lastOdd {
+		return
+	}
+	s.gap.lastOdd = err.Error()
+	s.log.Warn("insights could not be asked for over REST, trying on", "error", err)
+}
+
+// sayAway says once that Nex gives nothing over REST.
+func (s *stream) sayAway(err error) {
+	s.count.update(func(st *Status) { st.LastError = err.Error() })
+	if !s.gap.away {
+		s.gap.away = true
+		s.log.Warn("Nex gives no insights over REST: gaps are filled when it does", "error", err)
+	}
+}
+
+func (s *stream) answered() {
+	if s.gap.away {
+		s.gap.away = false
+		s.log.Info("Nex gives insights over REST again")
+		s.count.update(func(st *Status) {
+			if st.State == StateConnected {
+				st.LastError = ""
+			}
+		})
+	}
+}
+
+// page makes one request. Those of one key are limited in rate, those of all in number.
+func (s *stream) page(ctx context.Context, w window) (nex.Payload, error) {
+	if err := s.limiter.Wait(ctx); err != nil {
+		return nex.Payload{}, err
+	}
+	select {
+	case s.shared.fetches <- struct{}{}:
+	case <-ctx.Done():
+		return nex.Payload{}, ctx.Err()
+	}
+	defer func() { <-s.shared.fetches }()
+	// In a goroutine of its own, whose stack goes with it: what decoding needs would stay with each stream.
+	var payload nex.Payload
+	var err error
+	var one sync.WaitGroup
+	one.Go(func() {
+		payload, err = s.cfg.Client.Insights(ctx, s.workspace.Key, nex.Query{From: w.from, To: w.to, Limit: pageLimit})
+	})
+	one.Wait()
+	return payload, err
+}
+
+// takePage hands over a page, oldest first.
+func (s *stream) takePage(payload nex.Payload, f *filling) error {
+	slices.SortStableFunc(payload.Insights, func(a, b nex.Insight) int { return a.Time.Compare(b.Time) })
+	f.found += len(payload.Insights)
+	return s.take("rest", payload, true, &f.fresh)
+}

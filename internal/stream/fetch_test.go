@@ -1,0 +1,166 @@
+package stream
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/nex-crm/relay/internal/bus"
+	"github.com/nex-crm/relay/internal/event"
+	"github.com/nex-crm/relay/internal/nexsim"
+)
+
+// hasty asks Nex again and again without the pauses that a real one is owed.
+func (b *bench) hasty() {
+	b.cfg.requests, b.cfg.pause = 10_000, time.Millisecond
+}
+
+// lost is what the n-th gap_not_fillable names.
+func (b *bench) lost(n int) (w window, reason string) {
+	b.t.Helper()
+	data := b.news("acme", event.GapNotFillable, n)
+	var err error
+	for key, at := range map[string]*time.Time{"from": &w.from, "to": &w.to} {
+		if *at, err = time.Parse(time.RFC3339Nano, data[key].(string)); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	return w, fmt.Sprint(data["reason"])
+}
+
+func (w window) holds(t time.Time) bool { return !t.Before(w.from) && t.Before(w.to) }
+
+// One moment that Nex never gives, whatever it answers, keeps nothing else from being fetched.
+func TestWindowThatNexRefuses(t *testing.T) {
+	t.Parallel()
+	big := `{"data":[{"type":"risk","content":"` + strings.Repeat("x", 2<<20) + `"}]}`
+	for name, c := range map[string]struct {
+		answer func(http.ResponseWriter)
+		reason string
+	}{
+		"an error that could heal":   {func(w http.ResponseWriter) { http.Error(w, `{"code":500,"message":"boom"}`, 500) }, "boom"},
+		"an error that does not":     {func(w http.ResponseWriter) { http.Error(w, `{"code":404,"message":"boom"}`, 404) }, "boom"},
+		"Retry-After all the time":   {func(w http.ResponseWriter) { w.Header().Set("Retry-After", "0"); w.WriteHeader(503) }, "503"},
+		"rubbish":                    {func(w http.ResponseWriter) { _, _ = w.Write([]byte("<html>")) }, "not JSON"},
+		"more than the client reads": {func(w http.ResponseWriter) { _, _ = w.Write([]byte(big)) }, "too large"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, nexsim.Options{})
+			poison := time.Now().Add(-10*time.Minute - 15*time.Second)
+			b.before(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				if asked, ok := isREST(r); ok && asked.holds(poison) {
+					c.answer(w)
+					return
+				}
+				next.ServeHTTP(w, r)
+			})
+			b.history(40, 30*time.Second)
+			b.cfg.Backfill = 30 * time.Minute
+			b.hasty()
+			b.start(workspace("acme"))
+			b.exactly("acme")
+			b.eventually("complete", func() bool { return b.status("acme").CompleteTo != nil })
+			if w, reason := b.lost(1); !w.holds(poison) || w.size() > 2*time.Second || !strings.Contains(reason, c.reason) {
+				t.Errorf("%v to %v: %s; poison %v", w.from, w.to, reason, poison)
+			}
+			if n := len(b.of("acme", event.GapNotFillable)); n != 1 {
+				t.Errorf("told %d times", n)
+			}
+			if n := strings.Count(b.log.String(), "trying on"); n > 1 {
+				t.Errorf("said %d times:\n%s", n, b.log)
+			}
+		})
+	}
+}
+
+// Nex answers with an error to all that is older than an hour: that ends, and is told.
+func TestManyWindowsThatNexRefuses(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nexsim.Options{})
+	edge := time.Now().Add(-time.Hour)
+	var refused atomic.Int64
+	b.before(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if asked, ok := isREST(r); ok && asked.from.Before(edge) {
+			refused.Add(1)
+			w.WriteHeader(http.StatusInternalServerError)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+	b.history(60, 20*time.Second)
+	b.cfg.Backfill = 7 * 24 * time.Hour
+	b.hasty()
+	b.start(workspace("acme"))
+	b.exactly("acme")
+	b.eventually("complete", func() bool { return b.status("acme").CompleteTo != nil })
+	if w, _ := b.lost(1); w.size() < 6*24*time.Hour || w.to.After(edge.Add(time.Minute)) {
+		t.Errorf("told %v to %v, %v before the edge", w.from, w.to, edge.Sub(w.to))
+	}
+	if n := refused.Load(); n > 1500 {
+		t.Errorf("asked %d times", n)
+	}
+}
+
+// While Nex gives nothing over REST it is waited for, which is said once, and no window is given up.
+func TestRESTAway(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nexsim.Options{})
+	if err := b.sim.Refuse(nexsim.Refusal{Endpoint: nexsim.EndpointREST, Status: http.StatusBadGateway, Body: "<html>"}); err != nil {
+		t.Fatal(err)
+	}
+	b.history(60, 20*time.Second)
+	b.cfg.Backfill = time.Hour
+	b.hasty()
+	b.start(workspace("acme"))
+	b.eventually("it is shown", func() bool { return strings.Contains(b.status("acme").LastError, "502") })
+	b.eventually("it is tried on", func() bool { return b.sim.StateOf("acme").Requests.REST[http.StatusBadGateway] > 15 })
+	b.sim.Clear("")
+	b.exactly("acme")
+	b.eventually("complete", func() bool { s := b.status("acme"); return s.CompleteTo != nil && s.LastError == "" })
+	if n := strings.Count(b.log.String(), "Nex gives no insights over REST"); n != 1 {
+		t.Errorf("said %d times:\n%s", n, b.log)
+	}
+	if n := len(b.of("acme", event.GapNotFillable)); n != 0 {
+		t.Errorf("%d windows were given up", n)
+	}
+}
+
+// The log takes nothing when a gap turns out not to be fillable: the report waits for it.
+func TestReportReachesTheLog(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nexsim.Options{})
+	s, err := b.bus.JetStream().Stream(t.Context(), bus.StreamNex)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit := func(most int64) {
+		t.Helper()
+		cfg := s.CachedInfo().Config
+		cfg.MaxMsgs, cfg.Discard = most, jetstream.DiscardNew
+		if _, err := b.bus.JetStream().UpdateStream(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.cfg.GapCheckInterval = 50 * time.Millisecond
+	b.start(workspace("acme"))
+	b.connected("acme", 1)
+	b.news("acme", event.GapFilled, 1)
+	if err := b.sim.Refuse(nexsim.Refusal{Status: http.StatusForbidden, Endpoint: nexsim.EndpointREST}); err != nil {
+		t.Fatal(err)
+	}
+	limit(1)
+	for range 2 * pipelineDepth { // no room is left on the way to the log
+		b.sim.Emit("acme", 1)
+	}
+	var said time.Time
+	b.eventually("it is said", func() bool { said = time.Now(); return strings.Contains(b.log.String(), "gap cannot be filled") })
+	b.eventually("other news would have been dropped", func() bool { return time.Since(said) > newsTime+newsTime/4 })
+	limit(-1)
+	b.news("acme", event.GapNotFillable, 1)
+}
