@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -121,8 +122,9 @@ func (b *Bus) recent(ctx context.Context, filter string, n uint64, since time.Ti
 		b.drop(from)
 		return b.newest(ctx, filter, info.State, held, most)
 	}
-	known, err := b.headers(ctx, from, pending)
-	if len(known) > len(r.Insights) {
+	last := newLastOf(most)
+	err = b.drain(ctx, from, pending, last.add)
+	if known := last.list(); err == nil && len(known) > len(r.Insights) {
 		r = Recent{Insights: known, From: known[0].Sequence}
 	}
 	return r, err
@@ -137,18 +139,48 @@ func (b *Bus) newest(ctx context.Context, filter string, state jetstream.StreamS
 	if err != nil {
 		return Recent{}, err
 	}
-	known, err := b.headers(ctx, c, pending)
-	if err != nil {
+	last := newLastOf(n)
+	if err := b.drain(ctx, c, pending, last.add); err != nil {
 		return Recent{}, err
 	}
-	r := Recent{Insights: known, From: start, Complete: start == state.FirstSeq}
-	if excess := len(known) - int(n); excess > 0 {
-		r.Insights, r.Complete = known[excess:], false
-	}
+	r := Recent{Insights: last.list(), From: start, Complete: start == state.FirstSeq && last.seen <= n}
 	if len(r.Insights) > 0 && !r.Complete {
 		r.From = r.Insights[0].Sequence
 	}
 	return r, nil
+}
+
+// lastOf keeps the last n of what is added, and no more memory than they need.
+type lastOf struct {
+	ring     []Known
+	seen, n  uint64
+	subjects map[string]string // a few subjects stand thousands of times
+}
+
+func newLastOf(n uint64) *lastOf { return &lastOf{n: n, subjects: map[string]string{}} }
+
+func (l *lastOf) add(k Known) bool {
+	if subject, ok := l.subjects[k.Subject]; ok {
+		k.Subject = subject
+	} else {
+		l.subjects[k.Subject] = k.Subject
+	}
+	if uint64(len(l.ring)) < l.n {
+		l.ring = append(l.ring, k)
+	} else {
+		l.ring[l.seen%l.n] = k
+	}
+	l.seen++
+	return true
+}
+
+// list is what was kept, oldest first.
+func (l *lastOf) list() []Known {
+	if l.seen <= l.n {
+		return l.ring
+	}
+	first := l.seen % l.n
+	return slices.Concat(l.ring[first:], l.ring[:first])
 }
 
 // Scan reads the insights of a workspace that were stored since a time, oldest first, headers alone, until the end or
@@ -184,9 +216,12 @@ func (b *Bus) scan(ctx context.Context, filter string, since time.Time, most uin
 	return b.drain(ctx, c, pending, each)
 }
 
+// fewTooMany is how many messages may be read in vain: finding a closer start would take as long.
+const fewTooMany = 1024
+
 // tail finds a sequence from which at least n messages of filter follow, and answers a consumer that begins there and how
 // many do. JetStream cannot start "n before the end" of a subject, but says at once how many messages would follow a
-// start: so the start goes back in growing steps, then in halves if one step caught many times too much.
+// start: so the start goes back in growing steps, then in halves if one step caught many more than are wanted.
 func (b *Bus) tail(ctx context.Context, filter string, state jetstream.StreamState, held, n uint64) (c jetstream.Consumer, start, pending uint64, err error) {
 	first, last := state.FirstSeq, state.LastSeq
 	step := max(2*n, 1024)
@@ -211,7 +246,7 @@ func (b *Bus) tail(ctx context.Context, filter string, state jetstream.StreamSta
 		b.drop(c)
 		tooFew, step = start, step*16
 	}
-	for pending > 16*n && start+1 < tooFew {
+	for pending > n+max(n/4, fewTooMany) && start+1 < tooFew {
 		mid := start + (tooFew-start)/2
 		closer, p, err := b.follow(ctx, tailConsumer(filter, mid))
 		if err != nil {
@@ -274,35 +309,54 @@ func (b *Bus) headers(ctx context.Context, c jetstream.Consumer, count uint64) (
 	return out, err
 }
 
-// drain hands over count messages of c, or until each answers false, and removes it.
+// drainTime is how long what should be there is waited for before it is looked whether it still is.
+const drainTime = 2 * time.Second
+
+// drain hands over count messages of c, or until each answers false, and removes it. Fewer are handed over where some were
+// removed from the log after they were counted.
 func (b *Bus) drain(ctx context.Context, c jetstream.Consumer, count uint64, each func(Known) bool) error {
 	defer b.drop(c)
 	for count > 0 {
-		batch, err := c.Fetch(int(min(count, 500)), jetstream.FetchContext(ctx))
-		if err != nil {
+		got, left, more, err := b.fetch(ctx, c, int(min(count, 500)), each)
+		switch {
+		case err != nil:
 			return err
-		}
-		got, more := uint64(0), true
-		for m := range batch.Messages() {
-			meta, err := m.Metadata()
+		case !more:
+			return nil
+		case got == 0:
+			info, err := c.Info(ctx)
 			if err != nil {
 				return err
 			}
-			got++
-			more = more && each(known(m, meta))
-			if meta.NumPending == 0 {
-				count = got // some may have been removed since they were counted
-			}
+			left = info.NumPending
 		}
-		if err := batch.Error(); err != nil && got == 0 {
-			return err
-		}
-		if !more {
-			return nil
-		}
-		count -= min(got, count)
+		count = min(count-min(got, count), left)
 	}
 	return nil
+}
+
+// fetch hands over up to n messages of c and tells how many it got and how many c has left.
+func (b *Bus) fetch(ctx context.Context, c jetstream.Consumer, n int, each func(Known) bool) (got, left uint64, more bool, err error) {
+	patience, cancel := context.WithTimeout(ctx, drainTime)
+	defer cancel()
+	batch, err := c.Fetch(n, jetstream.FetchContext(patience))
+	if err != nil {
+		return 0, 0, false, err
+	}
+	more = true
+	for m := range batch.Messages() {
+		meta, err := m.Metadata()
+		if err != nil {
+			return got, 0, false, err
+		}
+		got++
+		left = meta.NumPending
+		more = more && each(known(m, meta))
+	}
+	if err := batch.Error(); err != nil && got == 0 && (ctx.Err() != nil || patience.Err() == nil) {
+		return 0, 0, false, err
+	}
+	return got, left, more, nil
 }
 
 func known(m jetstream.Msg, meta *jetstream.MsgMetadata) Known {

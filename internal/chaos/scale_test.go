@@ -279,6 +279,7 @@ func TestReadBack(t *testing.T) {
 		{"one that wrote every 5,000th", "quiet", time.Now()},
 		{"one that wrote before all others", "old", time.Now()},
 		{"one that never wrote", "none", time.Now()},
+		{"one that wrote the last fifth, all of the last minutes", "late", at.Add(-time.Hour)},
 	} {
 		var found int
 		var took time.Duration
@@ -297,7 +298,8 @@ func TestReadBack(t *testing.T) {
 	}
 }
 
-// fillLog puts n events of one workspace into the log, behind 500 of an old one, and each 5,000th of a quiet one.
+// fillLog puts n events into the log, four fifths of one workspace and then one of another, behind 500 of an old one, and
+// each 5,000th of a quiet one.
 func fillLog(t *testing.T, log *bus.Bus, n int, at time.Time) {
 	t.Helper()
 	var pending []*bus.Pending
@@ -328,7 +330,11 @@ func fillLog(t *testing.T, log *bus.Bus, n int, at time.Time) {
 		if i%5000 == 0 {
 			put("quiet", i)
 		}
-		put("busy", i)
+		if i < n*4/5 {
+			put("busy", i)
+		} else {
+			put("late", i)
+		}
 	}
 }
 
