@@ -51,6 +51,8 @@ type embedded struct {
 	stop   chan struct{} // ends guard
 	done   chan struct{} // guard has ended
 
+	restarting atomic.Bool
+
 	mu     sync.Mutex
 	server *server.Server
 	opts   *server.Options
@@ -171,7 +173,19 @@ func (e *embedded) broken() bool {
 	return e.logger.storeFailed.Load() || !e.server.JetStreamEnabled()
 }
 
+// failed is broken, for those who do not wait: while the server is started anew its store is no store either.
+func (e *embedded) failed() bool {
+	if !e.mu.TryLock() {
+		return e.restarting.Load()
+	}
+	defer e.mu.Unlock()
+	return e.logger.storeFailed.Load() || !e.server.JetStreamEnabled()
+}
+
 func (e *embedded) restart() error {
+	e.restarting.Store(true)
+	defer e.restarting.Store(false)
+
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.server.Shutdown()

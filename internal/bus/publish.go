@@ -22,8 +22,9 @@ const (
 	HeaderEmitted     = "Relay-Emitted-At"
 )
 
-// ErrTooLarge is returned for an event that the server would not take: nats.max_payload bounds it, waiting does not help.
-var ErrTooLarge = errors.New("event exceeds the NATS server's max_payload")
+// ErrTooLarge is returned for an event that the server does not take: its max_payload bounds it, or the stream's
+// max_msg_size. Waiting does not help.
+var ErrTooLarge = errors.New("event exceeds the NATS server's max_payload or the stream's max_msg_size")
 
 // Ack says that an event is in the log.
 type Ack struct {
@@ -106,14 +107,21 @@ func (b *Bus) Append(ctx context.Context, e *event.Event, messageID string, last
 	if errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant) {
 		return Ack{}, fmt.Errorf("%w: %w", ErrConflict, err)
 	}
+	if errors.Is(err, jetstream.ErrStreamMessageExceedsMaximum) {
+		return Ack{}, fmt.Errorf("%w: %d bytes: %w", ErrTooLarge, msg.Size(), err)
+	}
 	b.failed.Store(time.Now().UnixNano())
 	b.failing.CompareAndSwap(0, start.UnixNano())
 	return Ack{}, fmt.Errorf("publish: %w", err)
 }
 
-// Writable tells whether the log took what was last appended. A failure that nobody repeats is forgotten after a while.
+// Writable tells whether the log took what was last appended, and the server inside has not given its store up. A failure
+// that nobody repeats is forgotten after a while.
 func (b *Bus) Writable() bool {
 	at := b.failed.Load()
+	if b.embedded != nil && b.embedded.failed() {
+		return false
+	}
 	return at == 0 || time.Since(time.Unix(0, at)) > 2*ackTimeout
 }
 

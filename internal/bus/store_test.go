@@ -44,6 +44,9 @@ func TestServerInsideIsStartedAnewAfterItsStoreFailed(t *testing.T) {
 	if !b.embedded.broken() {
 		t.Fatal("what the server says is not heard")
 	}
+	if b.Writable() {
+		t.Error("a broken store counts as one that takes writes")
+	}
 	for b.embedded.broken() || !b.Connected() || b.embedded.current() == first {
 		select {
 		case <-time.After(10 * time.Millisecond):
@@ -56,6 +59,9 @@ func TestServerInsideIsStartedAnewAfterItsStoreFailed(t *testing.T) {
 	info, err := b.nex.Info(ctx)
 	if err != nil || info.State.Msgs != 2 {
 		t.Errorf("%+v %v", info, err)
+	}
+	if !b.Writable() {
+		t.Error("the store still counts as broken")
 	}
 	if b.ClientURL() != url {
 		t.Errorf("listens on %s, before on %s", b.ClientURL(), url)

@@ -49,11 +49,12 @@ type publisher struct {
 type item struct {
 	event    *event.Event
 	release  func()
-	recalled bool                // of a replay or REST: it may be older than what ids covers
-	known    bool                // the log holds it, as a look into the log found
-	fresh    *atomic.Int64       // of a filling: counts those that were new; nil for the stream's
-	instead  func() *event.Event // what to publish if NATS does not take the event for its size
-	done     func()
+	recalled bool          // of a replay or REST: it may be older than what ids covers
+	known    bool          // the log holds it, as a look into the log found
+	fresh    *atomic.Int64 // of a filling: counts those that were new; nil for the stream's
+	// instead makes what is published if NATS does not take the event for its size, with at most limit bytes of it.
+	instead func(limit int) *event.Event
+	done    func()
 }
 
 func newPublisher(b *bus.Bus, log *slog.Logger, count *counters, now func() time.Time, surprise func(time.Time)) *publisher {
@@ -186,9 +187,11 @@ func (p *publisher) settle(ctx context.Context, it *item) {
 		defer it.release()
 		err := p.bring(ctx, it)
 		if errors.Is(err, bus.ErrTooLarge) && it.instead != nil {
-			p.log.Error("insight is too large for the NATS server and is kept in quarantine, cut short: raise max_payload of the server",
+			p.log.Error("event is too large for NATS and is kept in quarantine, cut short: raise max_payload of the server, or max_msg_size of the stream",
 				"event", it.event.ID, "error", err)
-			err = p.news(ctx, it.instead())
+			for limit := quarantineSize; errors.Is(err, bus.ErrTooLarge) && limit > 0; limit /= 8 {
+				err = p.news(ctx, it.instead(limit))
+			}
 		}
 		if err != nil && ctx.Err() == nil {
 			p.log.Error("event could not be published", "event", it.event.ID, "error", err)

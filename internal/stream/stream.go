@@ -309,9 +309,11 @@ func (s *stream) take(source string, payload nex.Payload, recalled bool, fresh *
 	for _, in := range payload.Insights {
 		e := Normalize(s.workspace.Token, in, now)
 		s.gap.notice(e.Emitted)
-		err := s.publisher.submit(s.life, item{event: e, recalled: recalled, fresh: fresh, instead: func() *event.Event {
-			s.count.malformed()
-			return s.quarantine(source, in.Raw[:min(len(in.Raw), quarantineSize)], len(in.Raw), "larger than the NATS server's max_payload")
+		err := s.publisher.submit(s.life, item{event: e, recalled: recalled, fresh: fresh, instead: func(limit int) *event.Event {
+			if limit == quarantineSize {
+				s.count.malformed()
+			}
+			return s.quarantine(source, in.Raw[:min(len(in.Raw), limit)], len(in.Raw), "larger than the NATS server's max_payload or the stream's max_msg_size")
 		}})
 		if err != nil {
 			return err
@@ -334,8 +336,8 @@ func (s *stream) malformed(source string, raw []byte, size int, reason string) e
 		s.log.Warn("malformed event, kept in quarantine", "reason", reason, "event", source, "size", size, "begins", quote,
 			"subject", event.Subject(s.workspace.Token, event.Malformed))
 	}
-	return s.publisher.submit(s.life, item{event: s.quarantine(source, raw, size, reason), instead: func() *event.Event {
-		return s.quarantine(source, raw[:min(len(raw), quarantineSize)], size, reason)
+	return s.publisher.submit(s.life, item{event: s.quarantine(source, raw, size, reason), instead: func(limit int) *event.Event {
+		return s.quarantine(source, raw[:min(len(raw), limit)], size, reason)
 	}})
 }
 

@@ -717,6 +717,7 @@ func TestInsightLargerThanNATSTakes(t *testing.T) {
 	b := setup(t, nexsim.Options{})
 	b.start(workspace("acme"))
 	b.connected("acme", 1)
+	b.news("acme", event.GapFilled, 1)
 	b.sim.EmitInsights("acme",
 		nexsim.Insight{Type: "risk", Content: "before"},
 		nexsim.Insight{Type: "risk", Content: strings.Repeat("x", 9<<20)},
@@ -726,6 +727,37 @@ func TestInsightLargerThanNATSTakes(t *testing.T) {
 	if data["truncated"] != true || data["size"].(float64) < 9<<20 || !strings.Contains(data["reason"].(string), "max_payload") {
 		t.Errorf("reason %v, size %v", data["reason"], data["size"])
 	}
+}
+
+// The stream itself takes less than the server does: neither the insight nor the usual piece of it.
+func TestInsightLargerThanTheStreamTakes(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nexsim.Options{})
+	s, err := b.bus.JetStream().Stream(t.Context(), bus.StreamNex)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := s.CachedInfo().Config
+	cfg.MaxMsgSize = 20_000
+	if _, err := b.bus.JetStream().UpdateStream(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	b.start(workspace("acme"))
+	b.connected("acme", 1)
+	b.news("acme", event.GapFilled, 1)
+	b.sim.EmitInsights("acme",
+		nexsim.Insight{Type: "risk", Content: "before"},
+		nexsim.Insight{Type: "risk", Content: strings.Repeat("x", 100_000)},
+		nexsim.Insight{Type: "risk", Content: "after"})
+	b.sim.EmitRaw("acme", "insight.batch.created", []byte(strings.Repeat("\x00", 30_000))) // rubbish that is larger as JSON
+	b.eventually("its neighbours", func() bool { return slices.Equal(b.insights("acme"), []string{"before", "after"}) })
+	data := b.news("acme", event.Malformed, 1)
+	if data["truncated"] != true || data["size"].(float64) < 100_000 || !strings.Contains(data["reason"].(string), "max_msg_size") {
+		t.Errorf("reason %v, size %v", data["reason"], data["size"])
+	}
+	b.news("acme", event.Malformed, 2)
+	b.sim.Emit("acme", 1) // and the stream goes on
+	b.eventually("the next", func() bool { return len(b.insights("acme")) == 3 })
 }
 
 // outside is a nats-server of its own that can go away and come back, and a connection to it.
@@ -777,6 +809,7 @@ func TestNATSAway(t *testing.T) {
 	b.bus = nats.client
 	b.start(workspace("acme"))
 	b.connected("acme", 1)
+	b.news("acme", event.GapFilled, 1)
 	b.sim.Emit("acme", 3)
 	b.exactly("acme")
 	nats.stop()
