@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"slices"
 	"sync"
 	"time"
@@ -16,8 +17,14 @@ import (
 const (
 	// pageLimit is the most that Nex gives for one window; a window that holds as many may hold more.
 	pageLimit = 100
-	// minWindow is where splitting ends: Nex's times are whole seconds.
-	minWindow = time.Second
+	// minWindow is where splitting ends. Nex's times may be finer than a second, even where it shows whole ones.
+	minWindow = time.Millisecond
+	// windowOverlap is by how much neighbouring windows overlap: whether Nex takes the ends of a window as part of it, and
+	// whether it cuts them to seconds, must not matter.
+	windowOverlap = time.Second
+	// mostEqual is how often in a row a part of a window may hold just what the whole did before it is no longer split: Nex
+	// may not look at fractions of a second.
+	mostEqual = 4
 	// requestsPerSecond and requestBurst bound what gap filling asks of Nex for one key.
 	requestsPerSecond = 2
 	requestBurst      = 4
@@ -26,28 +33,51 @@ const (
 	// windowTries is how often a window is asked for before it is found out whether it is the window or Nex that fails;
 	// partTries is the same for the parts of one that failed.
 	windowTries, partTries = 5, 2
-	// mostLeast bounds how far up the size goes at which a window that Nex refuses is given up unsplit.
-	mostLeast = time.Hour
+	// leastRefused is down to what a window is split that Nex refuses, and mostRefused how far up that goes where it refuses
+	// one after the other.
+	leastRefused, mostRefused = time.Second, time.Hour
 )
 
 // window is a span of time, from inclusive.
 type window struct {
 	from, to time.Time
 	tries    int
+	page     uint64 // of the full page of the window that this is a part of: its hash
+	equal    int    // how often in a row a part held the same page
 }
 
 func (w window) size() time.Duration { return w.to.Sub(w.from) }
 
-// splitAt makes two windows of one.
-func (w window) splitAt(at time.Time, tries int) (earlier, later window) {
-	return window{w.from, at, tries}, window{at, w.to, tries}
+// splitAt makes two windows of one, which overlap.
+func (w window) splitAt(at time.Time, overlap time.Duration, tries int) (earlier, later window) {
+	earlier, later = w, w
+	earlier.tries, later.tries = tries, tries
+	overlap = min(overlap, at.Sub(w.from)/4, w.to.Sub(at)/4)
+	earlier.to, later.from = at.Add(overlap), at
+	return earlier, later
+}
+
+// splittable tells whether splitting a window may change anything, of which a full page is known.
+func (w *window) splittable(page []nex.Insight) bool {
+	if w.size() < 2*minWindow {
+		return false
+	}
+	h := fnv.New64a()
+	for _, in := range page {
+		_, _ = h.Write(in.Raw)
+	}
+	sum := h.Sum64()
+	if w.equal++; sum != w.page {
+		w.page, w.equal = sum, 0
+	}
+	return w.size() >= time.Second || w.equal < mostEqual
 }
 
 // fetch takes all insights from f.from up to a time, oldest window first. A window that holds more than Nex gives at once
 // is split, and so is one that Nex does not give while it gives others. The checkpoint follows, so that another try, or
 // another process, goes on there.
 func (s *stream) fetch(ctx context.Context, f *filling, upTo time.Time) error {
-	todo := []window{{f.from, upTo, windowTries}}
+	todo := []window{{from: f.from, to: upTo, tries: windowTries}}
 	for len(todo) > 0 {
 		w := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
@@ -62,14 +92,14 @@ func (s *stream) fetch(ctx context.Context, f *filling, upTo time.Time) error {
 				f.lose(gapNews{From: w.from, To: w.to, Reason: refused.Error()})
 				continue
 			}
-			earlier, later := w.splitAt(w.middle(), partTries)
+			earlier, later := w.splitAt(w.middle(), minWindow, partTries) // what is refused should be in one of them
 			todo = append(todo, later, earlier)
 			continue
 		}
-		f.least = minWindow
+		f.least = leastRefused
 		full := len(payload.Insights)+len(payload.Malformed) >= pageLimit
-		if full && w.size() >= 2*minWindow {
-			earlier, later := w.splitAt(splitPoint(w, payload.Insights), windowTries)
+		if full && w.splittable(payload.Insights) {
+			earlier, later := w.splitAt(splitPoint(w, payload.Insights), windowOverlap, windowTries)
 			todo = append(todo, later, earlier)
 			continue
 		}
@@ -94,17 +124,17 @@ func (s *stream) giveUp(ctx context.Context, w window, f *filling) (bool, error)
 	if w.size() >= 2*f.least {
 		return false, nil
 	}
-	if w.size() >= 2*minWindow {
-		_, refused, err := s.ask(ctx, window{w.to.Add(-minWindow), w.to, 1})
+	if w.size() >= 2*leastRefused {
+		_, refused, err := s.ask(ctx, window{from: w.to.Add(-leastRefused), to: w.to, tries: 1})
 		if err != nil {
 			return false, err
 		}
 		if refused == nil {
-			f.least = minWindow
+			f.least = leastRefused
 			return false, nil
 		}
 	}
-	f.least = min(2*f.least, mostLeast)
+	f.least = min(2*f.least, mostRefused)
 	return true, nil
 }
 
@@ -123,10 +153,18 @@ func splitPoint(w window, page []nex.Insight) time.Time {
 	if len(times) > 0 {
 		slices.SortFunc(times, time.Time.Compare)
 		at := times[len(times)*9/10]
-		if first, last := times[0], times[len(times)-1]; first.Sub(w.from) >= w.to.Sub(last) {
+		first, last := times[0], times[len(times)-1]
+		if first.Sub(w.from) >= w.to.Sub(last) {
 			at = times[len(times)/10]
 		}
-		at = at.Truncate(time.Second)
+		unit := minWindow
+		if w.size() >= 4*time.Second {
+			unit = time.Second
+		}
+		at = at.Truncate(unit)
+		if at.Sub(w.from) < unit {
+			at = at.Add(unit) // what comes at once is parted from what comes after it
+		}
 		if at.Sub(w.from) >= minWindow && w.to.Sub(at) >= minWindow {
 			return at
 		}

@@ -164,3 +164,95 @@ func TestReportReachesTheLog(t *testing.T) {
 	limit(-1)
 	b.news("acme", event.GapNotFillable, 1)
 }
+
+// Nex may or may not take the ends of a window as part of it, and may cut them to seconds.
+func TestEndsOfWindows(t *testing.T) {
+	t.Parallel()
+	inside, seconds := time.Nanosecond, time.Second
+	for name, change := range map[string]func(w window) window{
+		"from is exclusive": func(w window) window { w.from = w.from.Add(inside); return w },
+		"to is inclusive":   func(w window) window { w.to = w.to.Add(inside); return w },
+		"both are exclusive, cut": func(w window) window {
+			return window{from: w.from.Truncate(seconds).Add(inside), to: w.to.Truncate(seconds)}
+		},
+		"both are inclusive, cut": func(w window) window {
+			return window{from: w.from.Truncate(seconds), to: w.to.Truncate(seconds).Add(inside)}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, nexsim.Options{})
+			b.before(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				if asked, ok := isREST(r); ok {
+					asked = change(asked)
+					q := r.URL.Query()
+					q.Set("from", asked.from.Format(time.RFC3339Nano))
+					q.Set("to", asked.to.Format(time.RFC3339Nano))
+					r.URL.RawQuery = q.Encode()
+				}
+				next.ServeHTTP(w, r)
+			})
+			second := b.sim.Now().Truncate(time.Second)
+			list := make([]nexsim.Insight, 300)
+			for i := range list {
+				list[i] = nexsim.Insight{Type: "risk", Content: fmt.Sprint("insight ", i), CreatedAt: second.Add(-time.Duration(300-i) * 10 * time.Second)}
+			}
+			b.sim.EmitInsights("acme", list...)
+			b.cfg.Backfill = time.Hour
+			b.hasty()
+			b.start(workspace("acme"))
+			b.exactly("acme")
+			b.news("acme", event.GapFilled, 1)
+			if n := len(b.of("acme", event.GapNotFillable)); n != 0 {
+				t.Errorf("%d windows were given up", n)
+			}
+		})
+	}
+}
+
+// More than Nex gives for one window lies in one second.
+func TestManyInsightsInASecond(t *testing.T) {
+	t.Parallel()
+	for name, cut := range map[string]bool{"Nex knows fractions of a second": false, "it does not": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, nexsim.Options{})
+			var asked atomic.Int64
+			b.before(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				if of, ok := isREST(r); ok && asked.Add(1) > 0 && cut {
+					q := r.URL.Query()
+					q.Set("from", of.from.Truncate(time.Second).Format(time.RFC3339))
+					q.Set("to", of.to.Truncate(time.Second).Format(time.RFC3339))
+					r.URL.RawQuery = q.Encode()
+				}
+				next.ServeHTTP(w, r)
+			})
+			second := b.sim.Now().Add(-30 * time.Second).Truncate(time.Second)
+			var list []nexsim.Insight
+			for i := range 250 {
+				list = append(list, nexsim.Insight{Type: "risk", Content: fmt.Sprint("insight ", i), CreatedAt: second.Add(time.Duration(i) * 4 * time.Millisecond)})
+			}
+			for i := range 20 { // they are what is replayed
+				list = append(list, nexsim.Insight{Type: "risk", Content: fmt.Sprint("later ", i), CreatedAt: second.Add(25 * time.Second)})
+			}
+			b.sim.EmitInsights("acme", list...)
+			b.cfg.Backfill, b.cfg.GapOverlap = time.Minute, time.Second
+			b.hasty()
+			b.start(workspace("acme"))
+			b.news("acme", event.GapFilled, 1)
+			if !cut {
+				b.exactly("acme")
+				if n := len(b.of("acme", event.GapNotFillable)); n != 0 {
+					t.Errorf("%d windows were given up", n)
+				}
+				return
+			}
+			if w, reason := b.lost(1); w.to.Before(second) || w.from.After(second.Add(time.Second)) || !strings.Contains(reason, "may hold more") {
+				t.Errorf("%v to %v: %s", w.from, w.to, reason)
+			}
+			if n := asked.Load(); n > 100 {
+				t.Errorf("asked %d times for what cannot be split", n)
+			}
+		})
+	}
+}

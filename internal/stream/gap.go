@@ -166,7 +166,7 @@ func (s *stream) keepFilled(ctx context.Context) {
 func (s *stream) fill(ctx context.Context, onConnect bool) {
 	now := s.cfg.Now().UTC()
 	from, to, complete, surprises := s.gap.span(now)
-	f := filling{from: from, to: now, noted: now, surprises: surprises, least: minWindow}
+	f := filling{from: from, to: now, noted: now, surprises: surprises, least: leastRefused}
 	if oldest := now.Add(-s.cfg.MaxAge); s.cfg.MaxAge > 0 && from.Before(oldest) {
 		f.from = oldest
 		if complete.Before(oldest) {

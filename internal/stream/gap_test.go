@@ -32,10 +32,12 @@ func TestSplitPoint(t *testing.T) {
 		"the newest of many":       {hour, page(50*time.Minute, 6*time.Second), 51 * time.Minute},
 		"the oldest of many":       {hour, page(0, 6*time.Second), 9 * time.Minute},
 		"all at the end":           {hour, page(time.Hour-time.Second, 0), time.Hour - time.Second},
-		"all at the begin":         {hour, page(0, 0), 30 * time.Minute},
+		"all at the begin":         {hour, page(0, 0), time.Second},
 		"no times":                 {hour, make([]nex.Insight, pageLimit), 30 * time.Minute},
 		"times outside the window": {hour, page(-time.Hour, time.Second), 30 * time.Minute},
-		"two seconds":              {window{from: base, to: base.Add(2 * time.Second)}, page(0, 10*time.Millisecond), time.Second},
+		"all at one moment":        {window{from: base, to: base.Add(time.Second)}, page(300*time.Millisecond, 0), 300 * time.Millisecond},
+		"and it is the first":      {window{from: base, to: base.Add(time.Second)}, page(0, 0), time.Millisecond},
+		"two seconds":              {window{from: base, to: base.Add(2 * time.Second)}, page(0, 10*time.Millisecond), 900 * time.Millisecond},
 	} {
 		if got := splitPoint(c.w, c.page); !got.Equal(base.Add(c.want)) {
 			t.Errorf("%s: %v, want %v", name, got.Sub(base), c.want)
