@@ -285,15 +285,15 @@ func (s *stream) sayOdd(err error) {
 // sayAway says once that Nex gives nothing over REST.
 func (s *stream) sayAway(err error) {
 	s.count.update(func(st *Status) { st.LastError = err.Error() })
-	if !s.gap.away {
-		s.gap.away = true
+	if !s.gap.silent {
+		s.gap.silent = true
 		s.log.Warn("Nex gives no insights over REST: gaps are filled when it does", "error", err)
 	}
 }
 
 func (s *stream) answered() {
-	if s.gap.away {
-		s.gap.away = false
+	if s.gap.silent {
+		s.gap.silent = false
 		s.log.Info("Nex gives insights over REST again")
 		s.count.update(func(st *Status) {
 			if st.State == StateConnected {

@@ -30,36 +30,57 @@ type gap struct {
 	floor      time.Time // what is older was never asked for; zero unless this is the first filling ever
 	newest     time.Time // of Nex's times seen: its clock may be ahead of ours
 	surprises  int
+	lastUp     time.Time     // when the stream was last known to be up; before a life's first connection as the log tells
+	away       time.Duration // how long it had been down when it came up, until a surprise has made use of it
 
 	// Of the one goroutine that fills.
 	toldAt    time.Time // when gap_filled was last published
 	lastError string    // why a filling ended early, as the log was told
 	lastOdd   string    // the last failure of a request that was no answer of Nex's, as it was logged
-	away      bool      // Nex does not answer over REST, which was said
+	silent    bool      // Nex does not answer over REST, which was said
 }
 
 func newGap(overlap time.Duration) gap {
 	return gap{overlap: overlap, connected: make(chan struct{}, 1), again: make(chan struct{}, 1)}
 }
 
-// notice learns a time of Nex.
-func (g *gap) notice(emitted time.Time) {
+// notice learns a time of Nex. One far ahead of our clock is no time of Nex's clock but rubbish, or somebody's plan.
+func (g *gap) notice(emitted, now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if emitted.After(g.newest) {
+	if emitted.After(g.newest) && !emitted.After(now.Add(clockSlack)) {
 		g.newest = emitted
 	}
 }
 
-// surprise hears of an insight that came over the stream and was new. One that is older than what was thought complete
-// says that it was not, as when Nex's clock was set back: the gap begins with it, less the overlap.
-func (g *gap) surprise(emitted time.Time) {
+// cameUp and wentDown hear of the connections.
+func (g *gap) cameUp(now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if emitted.IsZero() || emitted.Before(g.floor) || !emitted.Before(g.completeTo.Add(-g.overlap)) {
+	g.away = max(now.Sub(g.lastUp), 0)
+}
+
+func (g *gap) wentDown(now time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.lastUp = now
+}
+
+// surprise hears of an insight that came over the stream and was new; recalled says that it came in a replay. One that is
+// older than what was thought complete says that it was not, as when Nex's clock was set back: the gap begins with it,
+// less the overlap, and less the time for which the stream had been away, since it is the oldest that came but not the
+// oldest that was missed.
+func (g *gap) surprise(emitted time.Time, recalled bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if emitted.IsZero() || recalled && emitted.Before(g.floor) || !emitted.Before(g.completeTo.Add(-g.overlap)) {
 		return
 	}
-	g.completeTo = emitted
+	if !recalled && emitted.Before(g.floor) {
+		g.floor = time.Time{} // by Nex's clock it is earlier than when we began by ours
+	}
+	g.completeTo = emitted.Add(-g.away)
+	g.away = 0
 	g.surprises++
 	signal(g.again)
 }
@@ -95,10 +116,14 @@ func (g *gap) span(now time.Time) (from, to, complete time.Time, surprises int) 
 	return from, to.Add(g.overlap), g.completeTo, g.surprises
 }
 
-// begin sets where a life begins: at the checkpoint, or, if there is none, at the mark of the first start.
-func (g *gap) begin(checkpoint time.Time, mark begun) {
+// begin sets where a life begins: at the checkpoint, or, if there is none, at the mark of the first start. lastUp is when
+// the log was last written to.
+func (g *gap) begin(checkpoint time.Time, mark begun, lastUp time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.lastUp = lastUp; lastUp.Before(mark.At) {
+		g.lastUp = mark.At
+	}
 	g.completeTo, g.floor = checkpoint, time.Time{}
 	if checkpoint.IsZero() {
 		g.completeTo, g.floor = mark.From, mark.From
@@ -120,23 +145,30 @@ type gapNews struct {
 	Reason    string    `json:"reason,omitempty"`
 }
 
-// checkpoint is the time before which the log is complete, zero if it holds none.
-func (s *stream) checkpoint(ctx context.Context) (time.Time, error) {
+// checkpoint is the time before which the log is complete, and when the log took the event that says so; zero if it holds
+// none. A clock that was ahead when it was told is not believed: what is complete cannot lie beyond when NATS stored it.
+func (s *stream) checkpoint(ctx context.Context) (to, stored time.Time, err error) {
 	last, err := s.cfg.Bus.Last(ctx, event.Subject(s.workspace.Token, event.GapFilled))
 	if errors.Is(err, bus.ErrNotInLog) {
-		return time.Time{}, nil
+		return to, stored, nil
 	}
 	if err != nil {
-		return time.Time{}, err
+		return to, stored, err
 	}
 	var e struct {
 		Data gapNews `json:"data"`
 	}
 	if err := json.Unmarshal(last.Data, &e); err != nil {
 		s.log.Warn("the last gap_filled cannot be read, as if there were none", "error", err)
-		return time.Time{}, nil
+		return to, stored, nil
 	}
-	return e.Data.To, nil
+	to = e.Data.To
+	for _, bound := range []time.Time{last.Time, s.cfg.Now()} {
+		if bound.Before(to) {
+			to = bound
+		}
+	}
+	return to.UTC(), last.Time, nil
 }
 
 // keepFilled looks for gaps on every connection and from time to time, until ctx ends. It does not depend on the

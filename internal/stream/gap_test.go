@@ -3,6 +3,7 @@ package stream
 import (
 	"fmt"
 	"log/slog"
+	"net/http"
 	"sync"
 	"testing"
 	"time"
@@ -63,6 +64,59 @@ func TestClockOfNexSetBack(t *testing.T) {
 	}
 	b.start(workspace("acme"))
 	b.exactly("acme")
+}
+
+// The same while the relay was away for long, so that what is replayed is far from the oldest that was missed.
+func TestClockOfNexSetBackDuringALongOutage(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nexsim.Options{})
+	b.start(workspace("acme"))
+	b.connected("acme", 1)
+	b.news("acme", event.GapFilled, 1)
+	b.sim.Emit("acme", 3)
+	b.exactly("acme")
+	b.stop()
+	b.cfg.Now = func() time.Time { return time.Now().Add(time.Hour) }
+	b.sim.JumpClock(-time.Hour) // two hours, seen from the relay
+	b.history(60, time.Minute)
+	b.start(workspace("acme"))
+	b.exactly("acme")
+}
+
+// A replica whose clock was ahead has told that the log is complete up to a time that had not come yet.
+func TestCheckpointOfAClockAhead(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nexsim.Options{})
+	b.cfg.Now = func() time.Time { return time.Now().Add(45 * time.Minute) }
+	b.start(workspace("acme"))
+	b.connected("acme", 1)
+	b.news("acme", event.GapFilled, 1)
+	b.stop()
+	b.sim.JumpClock(45 * time.Minute) // later
+	b.history(44, time.Minute)
+	b.start(workspace("acme"))
+	b.exactly("acme")
+}
+
+// An insight with a time that is none does not make Nex be asked for what is to come in a thousand years.
+func TestTimeFarAhead(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nexsim.Options{})
+	b.start(workspace("acme"))
+	b.connected("acme", 1)
+	b.news("acme", event.GapFilled, 1)
+	b.sim.EmitInsights("acme", nexsim.Insight{Type: "risk", Content: "for ever", CreatedAt: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)})
+	b.exactly("acme")
+	b.sim.Stall("acme", false)
+	for range 60 {
+		b.sim.Emit("acme", 1)
+	}
+	b.sim.Drop("acme", true)
+	b.exactly("acme")
+	b.news("acme", event.GapFilled, 2)
+	if n := b.sim.StateOf("acme").Requests.REST[http.StatusBadRequest]; n != 0 {
+		t.Errorf("%d requests that Nex did not understand", n)
+	}
 }
 
 // And forward, by more than the overlap.

@@ -37,7 +37,7 @@ type publisher struct {
 	now   func() time.Time
 	line  chan item
 	// surprise hears of each new insight that came over the stream.
-	surprise func(emitted time.Time)
+	surprise func(emitted time.Time, recalled bool)
 
 	ids    *identities       // of run, as what follows is
 	from   uint64            // ids knows every insight of the workspace from this sequence on
@@ -57,7 +57,7 @@ type item struct {
 	done    func()
 }
 
-func newPublisher(b *bus.Bus, log *slog.Logger, count *counters, now func() time.Time, surprise func(time.Time)) *publisher {
+func newPublisher(b *bus.Bus, log *slog.Logger, count *counters, now func() time.Time, surprise func(time.Time, bool)) *publisher {
 	return &publisher{
 		bus: b, log: log, count: count, now: now, surprise: surprise, line: make(chan item, pipelineDepth), last: map[string]uint64{},
 	}
@@ -215,7 +215,7 @@ func (p *publisher) bring(ctx context.Context, it *item) error {
 			it.fresh.Add(1)
 			p.count.metrics.gapPublished.Inc()
 		} else {
-			p.surprise(it.event.Emitted)
+			p.surprise(it.event.Emitted, it.recalled)
 		}
 	default:
 		p.count.duplicate()

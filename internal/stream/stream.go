@@ -104,11 +104,14 @@ func (s *stream) readBack(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		checkpoint, err := s.checkpoint(ctx)
+		checkpoint, lastUp, err := s.checkpoint(ctx)
 		if err != nil {
 			return err
 		}
-		s.gap.begin(checkpoint, mark)
+		if n := len(recent.Insights); n > 0 && recent.Insights[n-1].Stored.After(lastUp) {
+			lastUp = recent.Insights[n-1].Stored
+		}
+		s.gap.begin(checkpoint, mark, lastUp)
 		s.gap.toldAt = s.cfg.Now()
 		s.publisher.know(s.cfg.IdentityWindow, recent)
 		return nil
@@ -216,7 +219,9 @@ func (s *stream) session(ctx context.Context) (lived, retry time.Duration, err e
 	var side sync.WaitGroup
 	side.Go(func() { s.accompany(ctx, feed) })
 	s.count.enter(StateConnected, s.cfg.Now())
+	s.gap.cameUp(s.cfg.Now())
 	err = s.read(ctx, feed)
+	s.gap.wentDown(s.cfg.Now())
 	end()
 	_ = feed.Close()
 	side.Wait()
@@ -308,7 +313,7 @@ func (s *stream) take(source string, payload nex.Payload, recalled bool, fresh *
 	s.count.received(len(payload.Insights), now)
 	for _, in := range payload.Insights {
 		e := Normalize(s.workspace.Token, in, now)
-		s.gap.notice(e.Emitted)
+		s.gap.notice(e.Emitted, now)
 		err := s.publisher.submit(s.life, item{event: e, recalled: recalled, fresh: fresh, instead: func(limit int) *event.Event {
 			if limit == quarantineSize {
 				s.count.malformed()
