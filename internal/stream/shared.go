@@ -7,8 +7,14 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// outage is how long no stream may have come up, while some tried, for Nex to count as having been away.
-const outage = 3 * time.Second
+const (
+	// outage is how long no stream may have come up, while some tried, for Nex to count as having been away.
+	outage = 3 * time.Second
+	// Nex also counts as away while few of the dials succeed, and as back when most do again. Each dial counts for an
+	// eighth, those before it for the rest, so that it takes some of them to turn the one into the other.
+	dialWeight      = 1. / 8
+	mostFail, fewDo = 0.75, 0.25 // shares of dials that fail
+)
 
 // shared is what the streams of a replica have in common: what they may ask of Nex together, and the news that it is
 // back. Alone, a stream that has waited for long would wait on after an outage is over; all at once they would be the
@@ -18,10 +24,12 @@ type shared struct {
 	dialRate *rate.Limiter
 	fetches  chan struct{} // a place for each REST request
 
-	mu     sync.Mutex
-	lastUp time.Time     // when a stream last came up
-	tried  bool          // one failed since
-	back   chan struct{} // closed when Nex is back
+	mu      sync.Mutex
+	failing float64       // the share of the last dials that failed
+	partial bool          // most did
+	lastUp  time.Time     // when a stream last came up
+	tried   bool          // one failed since
+	back    chan struct{} // closed when Nex is back
 }
 
 func newShared(cfg *Config) *shared {
@@ -36,6 +44,8 @@ func (s *shared) failed() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tried = true
+	s.failing += (1 - s.failing) * dialWeight
+	s.partial = s.partial || s.failing > mostFail
 	return s.back
 }
 
@@ -44,7 +54,10 @@ func (s *shared) succeeded() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	if s.tried && now.Sub(s.lastUp) >= outage {
+	s.failing -= s.failing * dialWeight
+	ended := s.partial && s.failing < fewDo
+	if ended || s.tried && now.Sub(s.lastUp) >= outage {
+		s.partial = s.partial && !ended
 		close(s.back)
 		s.back = make(chan struct{})
 	}

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -39,4 +40,75 @@ func TestNewsThatNexIsBack(t *testing.T) {
 			t.Error("the next to wait is woken at once")
 		}
 	})
+}
+
+// Of thirty dials one succeeds, all the time; then all do.
+func TestNewsThatAPartialOutageIsOver(t *testing.T) {
+	t.Parallel()
+	s := newShared(&Config{MaxDials: 1, MaxFetches: 1, DialsPerSecond: 1})
+	s.succeeded()
+	var waits <-chan struct{}
+	woken := func() bool {
+		select {
+		case <-waits:
+			return true
+		default:
+			return false
+		}
+	}
+	for range 10 {
+		for range 29 {
+			waits = s.failed()
+		}
+		s.succeeded()
+		if woken() {
+			t.Fatal("woken while most dials fail")
+		}
+	}
+	needed := 0
+	for ; !woken(); needed++ {
+		if needed == 30 {
+			t.Fatal("not woken although all dials succeed")
+		}
+		s.succeeded()
+	}
+	if needed < 3 {
+		t.Errorf("%d dials that succeeded were enough", needed)
+	}
+	waits = s.failed()
+	for range 30 {
+		s.succeeded()
+	}
+	if woken() {
+		t.Error("woken again although nothing was away")
+	}
+}
+
+func TestPausesAreBounded(t *testing.T) {
+	t.Parallel()
+	for _, limits := range []Config{
+		{ReconnectMin: time.Second, ReconnectMax: time.Minute}, {ReconnectMin: time.Minute, ReconnectMax: time.Minute},
+	} {
+		wait := (&stream{cfg: &limits}).reconnects()
+		longest := time.Duration(0)
+		for range 1000 {
+			longest = max(longest, wait.NextBackOff())
+		}
+		if longest > limits.ReconnectMax || longest < limits.ReconnectMax*9/10 {
+			t.Errorf("%v at most, %v asked for", longest, limits.ReconnectMax)
+		}
+	}
+}
+
+func TestSpread(t *testing.T) {
+	t.Parallel()
+	var parts [4]int
+	for i := range 1000 {
+		parts[int(4*spread(fmt.Sprintf("ws-%03d", i)))]++
+	}
+	for i, n := range parts {
+		if n < 100 {
+			t.Errorf("%d of 1,000 names of one length in part %d of 4", n, i)
+		}
+	}
 }

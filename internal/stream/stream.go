@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"log/slog"
 	"net/http"
@@ -125,8 +126,7 @@ func (s *stream) readBack(ctx context.Context) error {
 
 // hold connects, reads, and connects again until ctx ends.
 func (s *stream) hold(ctx context.Context) {
-	wait := backoff.NewExponentialBackOff(backoff.WithInitialInterval(s.cfg.ReconnectMin), backoff.WithMaxInterval(s.cfg.ReconnectMax),
-		backoff.WithMultiplier(2), backoff.WithRandomizationFactor(0.5), backoff.WithMaxElapsedTime(0))
+	wait := s.reconnects()
 	for first := true; ; first = false {
 		if !first {
 			s.count.metrics.reconnects.Inc()
@@ -139,7 +139,7 @@ func (s *stream) hold(ctx context.Context) {
 			wait.Reset()
 		}
 		if retry > 0 {
-			wait.InitialInterval = min(max(retry, 100*time.Millisecond), s.cfg.ReconnectMax)
+			wait.InitialInterval = min(max(retry, 100*time.Millisecond), wait.MaxInterval)
 			wait.Reset()
 		}
 		state, delay := s.pause(err, wait)
@@ -160,6 +160,17 @@ func (s *stream) hold(ctx context.Context) {
 	}
 }
 
+// reconnectJitter is by how much a pause is longer or shorter than it would be, so that streams which broke at once do not
+// come back at once.
+const reconnectJitter = 0.5
+
+// reconnects are the pauses between attempts: longer and longer, and with their jitter never over ReconnectMax.
+func (s *stream) reconnects() *backoff.ExponentialBackOff {
+	longest := time.Duration(float64(s.cfg.ReconnectMax) / (1 + reconnectJitter))
+	return backoff.NewExponentialBackOff(backoff.WithInitialInterval(min(s.cfg.ReconnectMin, longest)), backoff.WithMaxInterval(longest),
+		backoff.WithMultiplier(2), backoff.WithRandomizationFactor(reconnectJitter), backoff.WithMaxElapsedTime(0))
+}
+
 // pause decides how long to wait after err.
 func (s *stream) pause(err error, wait *backoff.ExponentialBackOff) (State, time.Duration) {
 	var answer *nex.Error
@@ -169,10 +180,17 @@ func (s *stream) pause(err error, wait *backoff.ExponentialBackOff) (State, time
 			return StateUnauthorized, s.cfg.UnauthorizedRetry
 		case answer.Temporary() && answer.HasRetryAfter:
 			// Not all at once when the time is over.
-			return StateWaiting, min(answer.RetryAfter, s.cfg.RetryAfterMax) + wait.InitialInterval*time.Duration(len(s.workspace.Token)%8)/8
+			return StateWaiting, min(answer.RetryAfter, s.cfg.RetryAfterMax) + time.Duration(float64(wait.InitialInterval)*spread(s.workspace.Token))
 		}
 	}
 	return StateWaiting, wait.NextBackOff()
+}
+
+// spread is a number from 0 up to 1 for each workspace.
+func spread(token string) float64 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(token))
+	return float64(h.Sum32()) / (1 << 32)
 }
 
 // unreachable tells whether Nex did not answer at all, or only that it cannot: what ends for all streams at once.
