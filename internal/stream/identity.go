@@ -3,6 +3,7 @@ package stream
 import (
 	"hash/maphash"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/nex-crm/relay/internal/bus"
@@ -40,7 +41,7 @@ type identities struct {
 type identity struct {
 	id, text uint64
 	emitted  int64 // Unix nanoseconds or noTime
-	added    int64
+	added    int64 // when the log took it, or, for our own, about when
 	before   int64 // number of the one before with the same text; -1 = none
 }
 
@@ -50,7 +51,7 @@ func newIdentities(window time.Duration, recent bus.Recent) *identities {
 		x.since = recent.Insights[0].Stored
 	}
 	for _, k := range recent.Insights {
-		x.add(k.ID, k.Fingerprint, k.Emitted, k.Stored)
+		x.add(ownID(k), k.Fingerprint, k.Emitted, k.Stored)
 	}
 	return x
 }
@@ -58,28 +59,42 @@ func newIdentities(window time.Duration, recent bus.Recent) *identities {
 func (x *identities) hash(s string) uint64 { return maphash.String(x.seed, s) }
 
 func nanos(t time.Time) int64 {
-	if t.IsZero() {
+	switch {
+	case t.IsZero():
 		return noTime
+	case t.Year() < 1700: // UnixNano ends in 1677 and 2262
+		return math.MinInt64 + 1
+	case t.Year() > 2200:
+		return math.MaxInt64
 	}
 	return t.UnixNano()
 }
+
+// ownID is the id that an event of the log has in its workspace. Its message id is another where a second workspace has
+// used the same, see publisher.collision.
+func ownID(k bus.Known) string {
+	workspace, _, _ := event.SplitSubject(k.Subject)
+	return plainID(workspace, k.ID)
+}
+
+func plainID(workspace, id string) string { return strings.TrimPrefix(id, workspace+"/") }
 
 func (x *identities) holdsID(id string) bool {
 	_, known := x.byID[x.hash(id)]
 	return known
 }
 
-// holds tells whether an insight is one of those known: the same id, or the same workspace, type and content with times
-// at most the window apart (or no time on either side).
+// holds tells whether an insight is one of those known: the same id, or the same workspace, type and content at the same
+// time, see [identities.sameTime].
 func (x *identities) holds(e *event.Event) bool {
-	if x.holdsID(e.ID) {
+	if x.holdsID(e.ID) || x.holdsID(plainID(e.Workspace, e.ID)) {
 		return true
 	}
 	text, emitted := x.hash(e.Fingerprint), nanos(e.Emitted)
 	n, known := x.byText[text]
 	for known && n >= 0 && n >= x.total-int64(len(x.ring)) {
 		one := &x.ring[n%maxKnown]
-		if sameTime(one.emitted, emitted, x.window) {
+		if x.sameTime(one.emitted, one.added, emitted) {
 			return true
 		}
 		n = one.before
@@ -87,8 +102,17 @@ func (x *identities) holds(e *event.Event) bool {
 	return false
 }
 
-func sameTime(a, b int64, window time.Duration) bool {
-	return a == noTime || b == noTime || time.Duration(max(a, b)-min(a, b)) <= window
+// sameTime tells whether two insights of one text are the same by their times: at most the window apart, or no time on one
+// side. But one that the log took without a time is none that was emitted later.
+func (x *identities) sameTime(known, stored, emitted int64) bool {
+	switch {
+	case emitted == noTime:
+		return true
+	case known == noTime:
+		return emitted <= stored+int64(x.window+clockSlack)
+	}
+	apart := uint64(max(known, emitted)) - uint64(min(known, emitted)) // no int64 if they lie far apart
+	return apart <= uint64(x.window)
 }
 
 // covers tells whether what it does not hold of this time is not in the log either.

@@ -30,7 +30,12 @@ func TestClaim(t *testing.T) {
 		"same text beyond the window":   {at("1", "a", 0), at("2", "a", 11), true},
 		"same text before the window":   {at("1", "a", 0), at("2", "a", -11), true},
 		"no time now":                   {at("1", "a", 0), at("2", "a"), false},
-		"no time before":                {at("1", "a"), at("2", "a", 9999), false},
+		"no time before":                {at("1", "a"), at("2", "a", 70), false},
+		"no time before, much later":    {at("1", "a"), at("2", "a", 71), true},
+		"no time before, much earlier":  {at("1", "a"), at("2", "a", -9999), false},
+		"in the year 9999":              {at("1", "a", 0), &event.Event{ID: "2", Fingerprint: "a", Emitted: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)}, true},
+		"and in the year 1":             {at("1", "a", 0), &event.Event{ID: "2", Fingerprint: "a", Emitted: time.Time{}.Add(1)}, true},
+		"an id under its workspace":     {&event.Event{ID: "acme/1", Fingerprint: "a"}, &event.Event{ID: "acme/1", Fingerprint: "b", Workspace: "acme"}, false},
 		"no time at all":                {at("1", "a"), at("2", "a"), false},
 		"another text":                  {at("1", "a", 0), at("2", "b", 0), true},
 	} {
@@ -41,7 +46,7 @@ func TestClaim(t *testing.T) {
 		if got := x.take(c.e); got != c.fresh {
 			t.Errorf("%s: live: new %v, want %v", name, got, c.fresh)
 		}
-		y := newIdentities(window, bus.Recent{Insights: []bus.Known{{ID: c.before.ID, Fingerprint: c.before.Fingerprint, Emitted: c.before.Emitted}}})
+		y := newIdentities(window, bus.Recent{Insights: []bus.Known{{ID: c.before.ID, Fingerprint: c.before.Fingerprint, Emitted: c.before.Emitted, Stored: emittedAt, Subject: "nex.acme.insight.risk"}}})
 		if got := y.take(c.e); got != c.fresh {
 			t.Errorf("%s: read back: new %v, want %v", name, got, c.fresh)
 		}
@@ -53,8 +58,23 @@ func (x *identities) take(e *event.Event) (fresh bool) {
 	if x.holds(e) {
 		return false
 	}
-	x.add(e.ID, e.Fingerprint, e.Emitted, e.Emitted)
+	stored := e.Emitted
+	if stored.IsZero() {
+		stored = emittedAt
+	}
+	x.add(e.ID, e.Fingerprint, e.Emitted, stored)
 	return true
+}
+
+// An id that another workspace has used before stands in the log under the name of its own, see publisher.collision.
+func TestIDsReadBackCompareEqual(t *testing.T) {
+	t.Parallel()
+	x := newIdentities(time.Minute, bus.Recent{Insights: []bus.Known{{ID: "acme/ins_1", Subject: "nex.acme.insight.risk"}, {ID: "beta/ins_2", Subject: "nex.acme.insight.risk"}}})
+	for id, want := range map[string]bool{"ins_1": true, "acme/ins_1": true, "ins_2": false, "beta/ins_2": true} {
+		if got := x.holds(&event.Event{Workspace: "acme", ID: id, Fingerprint: id}); got != want {
+			t.Errorf("%s: %v", id, got)
+		}
+	}
 }
 
 func TestIdentitiesAreBounded(t *testing.T) {

@@ -158,7 +158,7 @@ func (p *publisher) recall(ctx context.Context, group []item) {
 func (p *publisher) lookUp(ctx context.Context, missing []*item, from time.Time) error {
 	byID, byText := map[string]*item{}, map[string][]*item{}
 	for _, it := range missing {
-		byID[it.event.ID] = it
+		byID[plainID(it.event.Workspace, it.event.ID)] = it
 		byText[it.event.Fingerprint] = append(byText[it.event.Fingerprint], it)
 	}
 	unknown := len(missing)
@@ -169,11 +169,11 @@ func (p *publisher) lookUp(ctx context.Context, missing []*item, from time.Time)
 		}
 	}
 	return p.bus.Scan(ctx, missing[0].event.Workspace, from, maxKnown, func(k bus.Known) bool {
-		if it := byID[k.ID]; it != nil {
+		if it := byID[ownID(k)]; it != nil {
 			mark(it)
 		}
 		for _, it := range byText[k.Fingerprint] {
-			if sameTime(nanos(k.Emitted), nanos(it.event.Emitted), p.ids.window) {
+			if p.ids.sameTime(nanos(k.Emitted), nanos(k.Stored), nanos(it.event.Emitted)) {
 				mark(it)
 			}
 		}
@@ -287,7 +287,7 @@ func (p *publisher) learn(ctx context.Context, subject string) error {
 		return err
 	}
 	for _, k := range written {
-		p.ids.add(k.ID, k.Fingerprint, k.Emitted, p.now())
+		p.ids.add(ownID(k), k.Fingerprint, k.Emitted, k.Stored)
 	}
 	p.last[subject] = last
 	if known && last == before {

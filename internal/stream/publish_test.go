@@ -247,3 +247,33 @@ func TestLogAtItsLimit(t *testing.T) {
 		t.Errorf("%d in the log", total)
 	}
 }
+
+// What came from a replay without times is no reason to leave out the same text of later days.
+func TestTextWithoutATimeComesAgain(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	w := newWriter(t, b, leastKnown, time.Time{})
+	if w.put(true, form("call back", "", time.Time{})) != 1 {
+		t.Fatal("not published")
+	}
+	for i := range 30 {
+		w.put(false, form(fmt.Sprint("text ", i), "", time.Now()))
+	}
+	again := newWriter(t, b, 10, time.Time{}) // has to look into the log for it
+	for _, c := range []struct {
+		name  string
+		w     *writer
+		e     *event.Event
+		fresh int64
+	}{
+		{"the same, live", w, form("call back", "", time.Now()), 0},
+		{"the same, over REST", again, form("call back", "ins_1", time.Now().Add(-time.Minute)), 0},
+		{"hours later, over REST", again, form("call back", "ins_2", time.Now().Add(2*time.Hour)), 1},
+		{"hours later, live", w, form("call back", "", time.Now().Add(2*time.Hour)), 0},
+		{"a day later", w, form("call back", "", time.Now().Add(24*time.Hour)), 1},
+	} {
+		if fresh := c.w.put(true, c.e); fresh != c.fresh {
+			t.Errorf("%s: %d new, want %d", c.name, fresh, c.fresh)
+		}
+	}
+}
