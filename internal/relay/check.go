@@ -54,8 +54,12 @@ func Check(ctx context.Context, cfg *config.Config, version string, timeout time
 	}
 	defer client.CloseIdle()
 	checks := []func(context.Context) Finding{p.checkNATS}
-	for _, w := range p.workspaces {
-		checks = append(checks, func(ctx context.Context) Finding { return checkWorkspace(ctx, client, w) })
+	ids := make([]string, len(p.workspaces)) // Nex's, of those that answered
+	for i, w := range p.workspaces {
+		checks = append(checks, func(ctx context.Context) (f Finding) {
+			f, ids[i] = checkWorkspace(ctx, client, w)
+			return f
+		})
 	}
 	for _, e := range p.endpoints {
 		checks = append(checks, func(ctx context.Context) Finding { return p.checkEndpoint(ctx, e) })
@@ -73,6 +77,7 @@ func Check(ctx context.Context, cfg *config.Config, version string, timeout time
 		})
 	}
 	wg.Wait()
+	findSame(out[1:], ids) // behind NATS'
 	if len(p.workspaces) == 0 {
 		out = append(out, Finding{LevelWarn, "workspace", "-", "none configured: nothing will come in"})
 	}
@@ -82,12 +87,12 @@ func Check(ctx context.Context, cfg *config.Config, version string, timeout time
 	return out
 }
 
-func checkWorkspace(ctx context.Context, client *nex.Client, w stream.Workspace) Finding {
-	f := Finding{LevelFault, "workspace", w.Name, ""}
+func checkWorkspace(ctx context.Context, client *nex.Client, w stream.Workspace) (f Finding, workspaceID string) {
+	f = Finding{LevelFault, "workspace", w.Name, ""}
 	feed, err := client.Stream(ctx, w.Key)
 	if err != nil {
 		f.Detail = explainNex(err)
-		return f
+		return f, workspaceID
 	}
 	defer feed.Close()
 	next := make(chan error, 1)
@@ -103,21 +108,37 @@ func checkWorkspace(ctx context.Context, client *nex.Client, w stream.Workspace)
 	case err := <-next:
 		if err != nil {
 			f.Detail = "the stream opened and ended at once: " + err.Error()
-			return f
+			return f, workspaceID
 		}
 	case <-ctx.Done():
 		f.Detail = "the stream opened, but the time to check is over"
-		return f
+		return f, workspaceID
 	}
-	workspaceID, tokenID := feed.Identity()
+	var tokenID string
+	workspaceID, tokenID = feed.Identity()
 	f.Detail = fmt.Sprintf("stream ok, workspace_id=%s token_id=%s", orUnknown(workspaceID), orUnknown(tokenID))
 	if _, err := client.Insights(ctx, w.Key, nex.Query{Limit: 1}); err != nil {
 		f.Level = LevelWarn
 		f.Detail += "; REST: " + explainNex(err) + ": gaps cannot be filled"
-		return f
+		return f, workspaceID
 	}
 	f.Level, f.Detail = LevelOK, f.Detail+", REST ok"
-	return f
+	return f, workspaceID
+}
+
+// findSame makes a fault of workspaces that are one and the same at Nex: each of its insights would be in the log twice.
+func findSame(workspaces []Finding, ids []string) {
+	first := map[string]string{}
+	for i, id := range ids {
+		switch name, seen := first[id]; {
+		case id == "":
+		case seen:
+			workspaces[i].Level = LevelFault
+			workspaces[i].Detail += "; workspace " + name + " has a key of the same: every insight would be in the log twice, remove one of the two"
+		default:
+			first[id] = workspaces[i].Name
+		}
+	}
 }
 
 func orUnknown(s string) string {

@@ -463,7 +463,11 @@ func TestCheck(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "acme", "beta")
 	w.write("beta.key", "sk-wrong-key-0000000000")
-	w.configure([]string{"acme", "beta"}, "  - {id: private, url: \"http://10.1.2.3/x\", secret_file: webhook.secret}\n")
+	w.write("gamma.key", "sk-second-key-of-acme-00")
+	if err := w.sim.SetKey("acme", nexsim.Key{Token: "sk-second-key-of-acme-00", Scopes: []string{nexsim.ScopeInsights}}); err != nil {
+		t.Fatal(err)
+	}
+	w.configure([]string{"acme", "beta", "gamma"}, "  - {id: private, url: \"http://10.1.2.3/x\", secret_file: webhook.secret}\n")
 	cfg, err := w.load()
 	if err != nil {
 		t.Fatal(err)
@@ -476,6 +480,7 @@ func TestCheck(t *testing.T) {
 	for name, want := range map[string]struct{ level, detail string }{
 		"workspace acme":   {relay.LevelOK, "workspace_id="},
 		"workspace beta":   {relay.LevelFault, "401"},
+		"workspace gamma":  {relay.LevelFault, "workspace acme has a key of the same"},
 		"nats embedded":    {relay.LevelOK, "can be written"},
 		"endpoint all":     {relay.LevelOK, "allowed"},
 		"endpoint private": {relay.LevelFault, "webhooks.allow_networks"},

@@ -25,17 +25,19 @@ type shared struct {
 	fetches  chan struct{} // a place for each REST request
 
 	mu      sync.Mutex
-	failing float64       // the share of the last dials that failed
-	partial bool          // most did
-	lastUp  time.Time     // when a stream last came up
-	tried   bool          // one failed since
-	back    chan struct{} // closed when Nex is back
+	holders map[string]map[string]bool // by Nex's id of a workspace: the tokens of those that stand for it
+	failing float64                    // the share of the last dials that failed
+	partial bool                       // most did
+	lastUp  time.Time                  // when a stream last came up
+	tried   bool                       // one failed since
+	back    chan struct{}              // closed when Nex is back
 }
 
 func newShared(cfg *Config) *shared {
 	return &shared{
 		dials: make(chan struct{}, cfg.MaxDials), fetches: make(chan struct{}, cfg.MaxFetches),
 		dialRate: rate.NewLimiter(rate.Limit(cfg.DialsPerSecond), cfg.MaxDials), back: make(chan struct{}),
+		holders: map[string]map[string]bool{},
 	}
 }
 
@@ -62,4 +64,32 @@ func (s *shared) succeeded() {
 		s.back = make(chan struct{})
 	}
 	s.lastUp, s.tried = now, false
+}
+
+// hold notes that a workspace of the configuration stands for this one of Nex's, and answers another that does too, or "".
+func (s *shared) hold(id, token string) (other string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if id == "" {
+		return ""
+	}
+	if s.holders[id] == nil {
+		s.holders[id] = map[string]bool{}
+	}
+	s.holders[id][token] = true
+	for t := range s.holders[id] {
+		if t != token && (other == "" || t < other) {
+			other = t
+		}
+	}
+	return other
+}
+
+// letGo ends what hold noted.
+func (s *shared) letGo(id, token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if delete(s.holders[id], token); len(s.holders[id]) == 0 {
+		delete(s.holders, id)
+	}
 }

@@ -2,9 +2,12 @@ package stream
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/nex-crm/relay/internal/nexsim"
 )
 
 func TestNewsThatNexIsBack(t *testing.T) {
@@ -111,4 +114,33 @@ func TestSpread(t *testing.T) {
 			t.Errorf("%d of 1,000 names of one length in part %d of 4", n, i)
 		}
 	}
+}
+
+func TestTwoWorkspacesThatAreOneAtNex(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nexsim.Options{Workspaces: []nexsim.Workspace{{Slug: "acme"}, {Slug: "beta"}}})
+	if err := b.sim.SetKey("acme", nexsim.Key{Token: "second", Scopes: []string{nexsim.ScopeInsights}}); err != nil {
+		t.Fatal(err)
+	}
+	again := Workspace{Name: "acme-two", Token: "acme-two", Key: "second"}
+	b.start(workspace("acme"), workspace("beta"))
+	b.connected("acme", 1)
+	b.connected("beta", 1)
+	b.Apply([]Workspace{workspace("acme"), workspace("beta"), again})
+	if data := b.news("acme-two", sameWorkspace, 1); data["other"] != "acme" || data["workspace_id"] == "" {
+		t.Errorf("%v", data)
+	}
+	b.sim.Drop("acme", false)
+	b.connected("acme", 2)
+	b.eventually("both show it", func() bool { return b.status("acme").Warning != "" && b.status("acme-two").Warning != "" })
+	if w := b.status("beta").Warning; w != "" {
+		t.Errorf("beta: %s", w)
+	}
+	if n := strings.Count(b.log.String(), "in the log twice"); n != 2 {
+		t.Errorf("said %d times, once of each is enough:\n%s", n, b.log)
+	}
+	b.Apply([]Workspace{workspace("acme"), workspace("beta")})
+	b.connected("acme", 1)
+	b.sim.Drop("acme", false)
+	b.eventually("it is gone", func() bool { return b.status("acme").Warning == "" })
 }

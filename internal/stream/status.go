@@ -29,6 +29,7 @@ type Status struct {
 	TokenID     string     `json:"token_id,omitempty"`     // the key's id at Nex, not the key
 	LastEventAt *time.Time `json:"last_event_at,omitempty"`
 	LastError   string     `json:"last_error,omitempty"`
+	Warning     string     `json:"warning,omitempty"` // what is wrong with its configuration, though it works
 	NextAttempt *time.Time `json:"next_attempt,omitempty"`
 	CompleteTo  *time.Time `json:"complete_to,omitempty"` // up to here everything Nex can give is in the log
 	Received    uint64     `json:"received"`

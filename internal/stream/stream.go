@@ -41,6 +41,9 @@ const (
 	quoteSize      = 200 // of it in the log
 )
 
+// sameWorkspace is the type of the news that two workspaces of the configuration are one of Nex's.
+const sameWorkspace = "nex.relay.same_workspace"
+
 // replayEvent names the events with which Nex repeats its newest insights on connect.
 const replayEvent = "insight.replay"
 
@@ -59,6 +62,8 @@ type stream struct {
 	// life is run's context. What was read is published whatever becomes of the connection it came over.
 	life      context.Context
 	gap       gap
+	nexID     string // Nex's id of the workspace, of its last greeting
+	warned    string // what was said of it
 	lastQuote string // the last malformed event that was logged; of the reader
 	lastError string // the last error that was logged; of the loop
 }
@@ -67,6 +72,7 @@ type stream struct {
 func (s *stream) run(ctx context.Context) {
 	defer s.count.enter(StateStarting, s.cfg.Now())
 	s.life = ctx
+	defer func() { s.shared.letGo(s.nexID, s.workspace.Token) }()
 	if err := s.readBack(ctx); err != nil {
 		return // ctx ended
 	}
@@ -284,7 +290,27 @@ func (s *stream) accompany(ctx context.Context, feed *nex.Feed) {
 	s.count.update(func(st *Status) { st.WorkspaceID, st.TokenID, st.LastError = workspaceID, tokenID, "" })
 	s.log.Info("stream connected", "workspace_id", workspaceID, "token_id", tokenID)
 	s.news(ctx, event.StreamConnected, map[string]any{"workspace_id": workspaceID, "token_id": tokenID})
+	s.compare(ctx, workspaceID)
 	signal(s.gap.connected)
+}
+
+// compare says once where two workspaces of the configuration are one of Nex's: each insight is then in the log twice.
+func (s *stream) compare(ctx context.Context, workspaceID string) {
+	if s.nexID != workspaceID {
+		s.shared.letGo(s.nexID, s.workspace.Token)
+		s.nexID = workspaceID
+	}
+	other, warning := s.shared.hold(workspaceID, s.workspace.Token), ""
+	if other != "" {
+		warning = fmt.Sprintf("the workspace %s has a key of the same workspace of Nex (%s): every insight is in the log twice, remove one of the two", other, workspaceID)
+	}
+	s.count.update(func(st *Status) { st.Warning = warning })
+	if warning == "" || warning == s.warned {
+		return
+	}
+	s.warned = warning
+	s.log.Warn(warning)
+	s.news(ctx, sameWorkspace, map[string]any{"workspace_id": workspaceID, "other": other})
 }
 
 // read takes events until the connection ends; the error is never nil.
