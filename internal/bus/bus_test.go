@@ -367,6 +367,7 @@ func TestForeignStreamIsLeftAloneAndNamed(t *testing.T) {
 	s, js := external(t)
 	_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{
 		Name: "NEX", Subjects: []string{"nex.>"}, MaxAge: time.Hour, Duplicates: time.Minute, Storage: jetstream.MemoryStorage,
+		MaxMsgsPerSubject: 1000, DiscardNewPerSubject: true, Discard: jetstream.DiscardNew,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -379,7 +380,8 @@ func TestForeignStreamIsLeftAloneAndNamed(t *testing.T) {
 	if b.ClientURL() != "" {
 		t.Error("an external NATS has a client URL of ours")
 	}
-	for _, want := range []string{"max_age is 1h0m0s, not 24h0m0s", "duplicate_window is 1m0s, not 2h0m0s", "storage is Memory, not File", "allow_direct is false, not true"} {
+	for _, want := range []string{"max_age is 1h0m0s, not 24h0m0s", "duplicate_window is 1m0s, not 2h0m0s", "storage is Memory, not File", "allow_direct is false, not true",
+		"max_msgs_per_subject is 1000, not -1", "discard_new_per_subject is true, not false"} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("the log does not say %q:\n%s", want, log.String())
 		}
@@ -404,6 +406,7 @@ func TestUnusableStreamIsRefused(t *testing.T) {
 	for name, bad := range map[string]jetstream.StreamConfig{
 		"no schedules":      {Name: "RELAY_RETRY", Subjects: []string{"relay.retry.>"}, Retention: jetstream.WorkQueuePolicy},
 		"too few subjects":  {Name: "NEX", Subjects: []string{"nex.acme.>"}},
+		"it forgets":        {Name: "NEX", Subjects: []string{"nex.>"}, MaxMsgsPerSubject: 999},
 		"another retention": {Name: "NEX", Subjects: []string{"nex.>"}, Retention: jetstream.InterestPolicy},
 	} {
 		t.Run(name, func(t *testing.T) {

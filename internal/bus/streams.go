@@ -385,6 +385,8 @@ func differences(have, want jetstream.StreamConfig) []string {
 	add("max_bytes", unlimited(have.MaxBytes), unlimited(want.MaxBytes))
 	add("max_msgs", unlimited(have.MaxMsgs), unlimited(want.MaxMsgs))
 	add("max_msg_size", unlimited(int64(have.MaxMsgSize)), unlimited(int64(want.MaxMsgSize)))
+	add("max_msgs_per_subject", unlimited(have.MaxMsgsPerSubject), unlimited(want.MaxMsgsPerSubject))
+	add("discard_new_per_subject", have.DiscardNewPerSubject, want.DiscardNewPerSubject)
 	if want.Duplicates != 0 {
 		add("duplicate_window", have.Duplicates, want.Duplicates)
 	}
@@ -403,6 +405,9 @@ func unlimited(n int64) int64 {
 	return n
 }
 
+// leastPerSubject is the least that the log must keep of each subject: ten pages of Nex's.
+const leastPerSubject = 1000
+
 // usable refuses a stream on which the relay could not keep its promises.
 func usable(have, want jetstream.StreamConfig) error {
 	remedy := "change the stream, or remove it and let the relay create it"
@@ -416,6 +421,12 @@ func usable(have, want jetstream.StreamConfig) error {
 		if !contains(have.Subjects, subject) {
 			return fmt.Errorf("exists without the subject %s: %s", subject, remedy)
 		}
+	}
+	// A limit on each subject is one on each workspace's insights of one type. The log would forget what it has while Nex
+	// still gives it, and take it for new: with one message per subject each restart writes everything again.
+	if most := unlimited(have.MaxMsgsPerSubject); want.Name == StreamNex && most > 0 && most < leastPerSubject {
+		return fmt.Errorf("exists with max_msgs_per_subject %d, at least %d or none is needed, or insights are forgotten and written again: %s",
+			most, leastPerSubject, remedy)
 	}
 	if have.Mirror != nil || have.Sealed {
 		return fmt.Errorf("exists as a mirror or sealed and takes no messages: %s", remedy)

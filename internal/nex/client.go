@@ -112,7 +112,13 @@ type Query struct {
 	From, To time.Time
 	Last     time.Duration
 	Limit    int // 100 at most; 0 leaves it to Nex, which takes 20
+	// Large, if not nil, is called before more than SmallAnswer of an answer is read. It may wait; its error ends the
+	// request.
+	Large func(context.Context) error
 }
+
+// SmallAnswer is how much of an answer over REST is read without asking, in bytes: a hundred insights of 20 KB.
+const SmallAnswer = 2 << 20
 
 // ErrTooLarge is returned for an answer over REST that is larger than the client reads. A smaller window may hold less.
 var ErrTooLarge = errors.New("answer is too large")
@@ -139,7 +145,7 @@ func (c *Client) Insights(ctx context.Context, key string, q Query) (Payload, er
 		return Payload{}, fmt.Errorf("get insights: %w", err)
 	}
 	defer resp.Body.Close()
-	content, err := io.ReadAll(io.LimitReader(resp.Body, int64(c.maxAnswer)+1))
+	content, err := readAnswer(ctx, resp.Body, int64(c.maxAnswer)+1, q.Large)
 	if err != nil {
 		return Payload{}, fmt.Errorf("get insights: %w", err)
 	}
@@ -151,6 +157,21 @@ func (c *Client) Insights(ctx context.Context, key string, q Query) (Payload, er
 		return Payload{}, fmt.Errorf("get insights: %w", err)
 	}
 	return payload, nil
+}
+
+// readAnswer reads up to most bytes, and asks large before it reads many.
+func readAnswer(ctx context.Context, body io.Reader, most int64, large func(context.Context) error) ([]byte, error) {
+	content, err := io.ReadAll(io.LimitReader(body, min(SmallAnswer, most)))
+	if err != nil || len(content) < SmallAnswer {
+		return content, err
+	}
+	if large != nil {
+		if err := large(ctx); err != nil {
+			return nil, err
+		}
+	}
+	rest, err := io.ReadAll(io.LimitReader(body, most-int64(len(content))))
+	return append(content, rest...), err
 }
 
 // Stream opens the insight stream. It lives until the server ends it, silence lasts too long, ctx ends, or Close.

@@ -350,3 +350,26 @@ func TestInsights(t *testing.T) {
 		t.Errorf("an endless answer: %v", err)
 	}
 }
+
+// Before a large answer is read somebody is asked, once.
+func TestLargeAnswer(t *testing.T) {
+	t.Parallel()
+	refused := errors.New("no room")
+	for name, c := range map[string]struct {
+		size  int
+		err   error
+		asked int
+	}{"small": {SmallAnswer / 2, refused, 0}, "large": {3 * SmallAnswer, nil, 1}, "large, and there is no room": {3 * SmallAnswer, refused, 1}} {
+		client, _ := serve(t, ClientConfig{}, func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, `{"data":[{"type":"risk","content":"`+strings.Repeat("x", c.size)+`"}]}`)
+		})
+		asked := 0
+		p, err := client.Insights(bounded(t), key, Query{Large: func(context.Context) error { asked++; return c.err }})
+		if asked != c.asked || c.asked > 0 && !errors.Is(err, c.err) {
+			t.Errorf("%s: asked %d times, %v", name, asked, err)
+		}
+		if err == nil && (len(p.Insights) != 1 || len(p.Insights[0].Content) != c.size) {
+			t.Errorf("%s: %d insights", name, len(p.Insights))
+		}
+	}
+}

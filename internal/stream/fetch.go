@@ -81,7 +81,7 @@ func (s *stream) fetch(ctx context.Context, f *filling, upTo time.Time) error {
 	for len(todo) > 0 {
 		w := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
-		payload, refused, err := s.ask(ctx, w)
+		payload, release, refused, err := s.ask(ctx, w)
 		if err != nil {
 			return err
 		}
@@ -99,15 +99,19 @@ func (s *stream) fetch(ctx context.Context, f *filling, upTo time.Time) error {
 		f.least = leastRefused
 		full := len(payload.Insights)+len(payload.Malformed) >= pageLimit
 		if full && w.splittable(payload.Insights) {
+			release()
 			earlier, later := w.splitAt(splitPoint(w, payload.Insights), windowOverlap, windowTries)
 			todo = append(todo, later, earlier)
 			continue
 		}
-		if err := s.takePage(payload, f); err != nil {
+		held := len(payload.Insights)
+		err = s.takePage(payload, f)
+		release()
+		if err != nil {
 			return err
 		}
 		if full {
-			f.lose(gapNews{From: w.from, To: w.to, Found: len(payload.Insights),
+			f.lose(gapNews{From: w.from, To: w.to, Found: held,
 				Reason: fmt.Sprintf("Nex gives at most %d insights for a window, and this one cannot be split any more and may hold more", pageLimit)})
 		}
 		if err := s.advance(ctx, f, w.to); err != nil {
@@ -125,11 +129,12 @@ func (s *stream) giveUp(ctx context.Context, w window, f *filling) (bool, error)
 		return false, nil
 	}
 	if w.size() >= 2*leastRefused {
-		_, refused, err := s.ask(ctx, window{from: w.to.Add(-leastRefused), to: w.to, tries: 1})
+		_, release, refused, err := s.ask(ctx, window{from: w.to.Add(-leastRefused), to: w.to, tries: 1})
 		if err != nil {
 			return false, err
 		}
 		if refused == nil {
+			release()
 			f.least = leastRefused
 			return false, nil
 		}
@@ -204,24 +209,24 @@ func (s *stream) tellLost(ctx context.Context, f *filling) error {
 
 // ask requests one window until Nex has given it or will not. refused is why it does not give this window although it
 // gives others; while it gives none at all ask waits. err ends the filling.
-func (s *stream) ask(ctx context.Context, w window) (payload nex.Payload, refused, err error) {
+func (s *stream) ask(ctx context.Context, w window) (payload nex.Payload, release func(), refused, err error) {
 	wait := backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(s.cfg.pause), backoff.WithMaxInterval(time.Minute), backoff.WithMaxElapsedTime(0))
 	for tries := 0; ; {
-		payload, err := s.page(ctx, w)
+		payload, release, err := s.page(ctx, w)
 		switch {
 		case err == nil:
 			s.answered()
-			return payload, nil, nil
+			return payload, release, nil, nil
 		case ctx.Err() != nil:
-			return nex.Payload{}, nil, ctx.Err()
+			return nex.Payload{}, nil, nil, ctx.Err()
 		case errors.Is(err, nex.ErrTooLarge):
-			return nex.Payload{}, err, nil
+			return nex.Payload{}, nil, err, nil
 		}
 		s.sayOdd(err)
 		var answer *nex.Error
 		if errors.As(err, &answer) && answer.Unauthorized() {
-			return nex.Payload{}, nil, err
+			return nex.Payload{}, nil, nil, err
 		}
 		delay, again := s.retryPage(err, wait)
 		if answer == nil || !answer.Throttled() {
@@ -230,10 +235,10 @@ func (s *stream) ask(ctx context.Context, w window) (payload nex.Payload, refuse
 		if !again || tries >= w.tries {
 			failed := s.probe(ctx)
 			if failed == nil {
-				return nex.Payload{}, err, nil
+				return nex.Payload{}, nil, err, nil
 			}
 			if _, heals := s.retryPage(failed, wait); !heals {
-				return nex.Payload{}, nil, err
+				return nex.Payload{}, nil, nil, err
 			}
 			s.sayAway(failed)
 		}
@@ -246,7 +251,7 @@ func (s *stream) ask(ctx context.Context, w window) (payload nex.Payload, refuse
 		case <-s.gap.connected: // Nex is back; what this connection asks for begins after this
 			signal(s.gap.again)
 		case <-ctx.Done():
-			return nex.Payload{}, nil, ctx.Err()
+			return nex.Payload{}, nil, nil, ctx.Err()
 		}
 	}
 }
@@ -254,7 +259,10 @@ func (s *stream) ask(ctx context.Context, w window) (payload nex.Payload, refuse
 // probe finds out whether Nex answers over REST at all, with a window that costs it next to nothing.
 func (s *stream) probe(ctx context.Context) error {
 	now := s.cfg.Now()
-	_, err := s.page(ctx, window{from: now.Add(-time.Second), to: now})
+	_, release, err := s.page(ctx, window{from: now.Add(-time.Second), to: now})
+	if err == nil {
+		release()
+	}
 	return err
 }
 
@@ -303,26 +311,42 @@ func (s *stream) answered() {
 	}
 }
 
-// page makes one request. Those of one key are limited in rate, those of all in number.
-func (s *stream) page(ctx context.Context, w window) (nex.Payload, error) {
+// page makes one request. Those of one key are limited in rate; those of all in number, from here until release, when what
+// came is handed over or not needed: so many pages at most are in memory.
+func (s *stream) page(ctx context.Context, w window) (payload nex.Payload, release func(), err error) {
 	if err := s.limiter.Wait(ctx); err != nil {
-		return nex.Payload{}, err
+		return nex.Payload{}, nil, err
 	}
 	select {
 	case s.shared.fetches <- struct{}{}:
 	case <-ctx.Done():
-		return nex.Payload{}, ctx.Err()
+		return nex.Payload{}, nil, ctx.Err()
 	}
-	defer func() { <-s.shared.fetches }()
-	// In a goroutine of its own, whose stack goes with it: what decoding needs would stay with each stream.
-	var payload nex.Payload
-	var err error
-	var one sync.WaitGroup
-	one.Go(func() {
-		payload, err = s.cfg.Client.Insights(ctx, s.workspace.Key, nex.Query{From: w.from, To: w.to, Limit: pageLimit})
+	large := false
+	release = sync.OnceFunc(func() {
+		if large {
+			<-s.shared.large
+		}
+		<-s.shared.fetches
 	})
+	query := nex.Query{From: w.from, To: w.to, Limit: pageLimit, Large: func(ctx context.Context) error {
+		select {
+		case s.shared.large <- struct{}{}:
+			large = true
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}}
+	// In a goroutine of its own, whose stack goes with it: what decoding needs would stay with each stream.
+	var one sync.WaitGroup
+	one.Go(func() { payload, err = s.cfg.Client.Insights(ctx, s.workspace.Key, query) })
 	one.Wait()
-	return payload, err
+	if err != nil {
+		release()
+		return nex.Payload{}, nil, err
+	}
+	return payload, release, nil
 }
 
 // takePage hands over a page, oldest first.

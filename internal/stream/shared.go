@@ -10,6 +10,9 @@ import (
 const (
 	// outage is how long no stream may have come up, while some tried, for Nex to count as having been away.
 	outage = 3 * time.Second
+	// largeAnswers is how many answers over REST of more than nex.SmallAnswer are held at once: with 64 MiB each at most, and
+	// all others small, 32 requests hold 192 MiB of answers.
+	largeAnswers = 2
 	// Nex also counts as away while few of the dials succeed, and as back when most do again. Each dial counts for an
 	// eighth, those before it for the rest, so that it takes some of them to turn the one into the other.
 	dialWeight      = 1. / 8
@@ -22,7 +25,8 @@ const (
 type shared struct {
 	dials    chan struct{} // a place for each connection attempt under way
 	dialRate *rate.Limiter
-	fetches  chan struct{} // a place for each REST request
+	fetches  chan struct{} // a place for each REST request, until what it brought is handed over
+	large    chan struct{} // and for each of those whose answer is large
 
 	mu      sync.Mutex
 	holders map[string]map[string]bool // by Nex's id of a workspace: the tokens of those that stand for it
@@ -36,6 +40,7 @@ type shared struct {
 func newShared(cfg *Config) *shared {
 	return &shared{
 		dials: make(chan struct{}, cfg.MaxDials), fetches: make(chan struct{}, cfg.MaxFetches),
+		large:    make(chan struct{}, largeAnswers),
 		dialRate: rate.NewLimiter(rate.Limit(cfg.DialsPerSecond), cfg.MaxDials), back: make(chan struct{}),
 		holders: map[string]map[string]bool{},
 	}
