@@ -38,6 +38,7 @@ const (
 	stepPause    = 50 * time.Millisecond // between two steps, however much happens
 	writeTimeout = 5 * time.Second
 
+	// Other keys of the bucket are others' and left alone.
 	replicaPrefix = "replica."
 	namePrefix    = "workspace."
 )
