@@ -73,11 +73,17 @@ func (s *server) enableEndpoint(r *http.Request) (int, any, error) {
 	if _, err := endpoint.ParseMode(in.Resume); err != nil {
 		return 0, nil, &Error{http.StatusBadRequest, "resume: " + err.Error()}
 	}
-	if err := registry.Enable(r.Context(), id, mode); err != nil {
+	var at uint64
+	if f := s.fanout(); f != nil {
+		if at, err = f.EndOfLog(r.Context()); err != nil {
+			return 0, nil, err
+		}
+	}
+	if err := registry.Enable(r.Context(), id, mode, at); err != nil {
 		return 0, nil, endpointError(err)
 	}
 	if e.Source == endpoint.SourceAPI && !e.Enabled {
-		if err := registry.SetEnabled(r.Context(), id, true, mode); err != nil {
+		if err := registry.SetEnabled(r.Context(), id, true, mode, at); err != nil {
 			return 0, nil, endpointError(err)
 		}
 	}
@@ -97,7 +103,7 @@ func (s *server) disableEndpoint(r *http.Request) (int, any, error) {
 	case e == nil:
 		err = fmt.Errorf("%s: %w", id, endpoint.ErrNotFound)
 	case e.Source == endpoint.SourceAPI:
-		err = registry.SetEnabled(r.Context(), id, false, "")
+		err = registry.SetEnabled(r.Context(), id, false, "", 0)
 	default:
 		_, err = registry.Disable(r.Context(), id, pausedOverAPI, time.Now())
 	}

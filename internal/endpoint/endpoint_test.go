@@ -261,7 +261,7 @@ func TestDisableOutlivesARestart(t *testing.T) {
 	if !again.Snapshot().Get("file").Active() {
 		t.Error("another URL is another receiver, but it stayed disabled")
 	}
-	if err := again.Enable(ctx, "api", ""); err != nil || !again.Snapshot().Get("api").Active() {
+	if err := again.Enable(ctx, "api", "", 0); err != nil || !again.Snapshot().Get("api").Active() {
 		t.Errorf("enable: %v", err)
 	}
 	if _, err := again.Disable(ctx, "none", "gone", now); !errors.Is(err, endpoint.ErrNotFound) {

@@ -304,8 +304,9 @@ func (r *Registry) Disable(ctx context.Context, id, reason string, now time.Time
 }
 
 // Enable takes back [Registry.Disable]. It does not switch on what its owner switched off (enabled: false). resume says
-// what to do with the events that came meanwhile; empty means what the endpoint says.
-func (r *Registry) Enable(ctx context.Context, id string, resume Mode) error {
+// what to do with the events that came meanwhile, empty what the endpoint says; at is the end of the log now, 0 if it is not
+// known.
+func (r *Registry) Enable(ctx context.Context, id string, resume Mode, at uint64) error {
 	if r.Snapshot().Get(id) == nil {
 		return fmt.Errorf("%s: %w", id, ErrNotFound)
 	}
@@ -313,18 +314,18 @@ func (r *Registry) Enable(ctx context.Context, id string, resume Mode) error {
 		if s.Disabled == nil {
 			return false
 		}
-		s.Disabled, s.URLHash, s.FailingSince, s.Resume = nil, "", nil, resume
+		s.Disabled, s.URLHash, s.FailingSince, s.Resume, s.ResumeAt = nil, "", nil, resume, at
 		return true
 	})
 	return err
 }
 
-// SetEnabled is its owner's switch: an endpoint that is not enabled is paused. resume is as with [Registry.Enable].
-func (r *Registry) SetEnabled(ctx context.Context, id string, enabled bool, resume Mode) error {
+// SetEnabled is its owner's switch: an endpoint that is not enabled is paused. resume and at are as with [Registry.Enable].
+func (r *Registry) SetEnabled(ctx context.Context, id string, enabled bool, resume Mode, at uint64) error {
 	if enabled {
 		if _, err := r.UpdateState(ctx, id, func(s *State) bool {
-			changed := s.Resume != resume
-			s.Resume = resume
+			changed := s.Resume != resume || s.ResumeAt != at
+			s.Resume, s.ResumeAt = resume, at
 			return changed
 		}); err != nil {
 			return err

@@ -45,6 +45,8 @@ type State struct {
 	Position uint64 `json:"position,omitempty"`
 	// Resume is how to go on from Position; empty means what the endpoint says.
 	Resume Mode `json:"resume,omitempty"`
+	// ResumeAt is the end of the log when it was asked for: with [ModeSkip] what is stored later is delivered. 0 = not known.
+	ResumeAt uint64 `json:"resume_at,omitempty"`
 	// Spans are the parts of the log that the endpoint still has to get from the time when it was not active.
 	Spans []Span `json:"spans,omitempty"`
 	// FailingSince is when a run of failures began that no success has ended.
@@ -55,7 +57,7 @@ type State struct {
 	Ordered *OrderedState `json:"ordered,omitempty"`
 }
 
-// Span is a part of the log, from and to inclusive.
+// Span is a part of the log, from and to inclusive. To is 0 until the end of the log was read.
 type Span struct {
 	ID   string `json:"id"` // tells it from others, whatever becomes of From and To
 	From uint64 `json:"from"`

@@ -22,22 +22,46 @@ const (
 
 // startCatchUp works on an endpoint's spans, unless somebody does.
 func (f *Fanout) startCatchUp(ctx context.Context, e *endpoint.Endpoint) {
-	span := e.State.Spans[0]
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.catching[e.ID] || f.stopping.Load() || span.Owner != f.name && time.Since(span.Beat) < beatLost {
+	if f.catching[e.ID] || f.stopping.Load() || !f.mayCatchUp(e) {
 		return
 	}
 	f.catching[e.ID] = true
 	f.drainers.Go(func() {
-		err := f.catchUp(ctx, e)
-		if err != nil && ctx.Err() == nil && !errors.Is(err, errInactive) && !errors.Is(err, errTaken) {
-			f.log.Warn("an endpoint cannot be given what it missed yet, trying on", "endpoint", e.ID, "error", err)
-		}
+		f.catchUpAll(ctx, e.ID)
 		f.mu.Lock()
 		delete(f.catching, e.ID)
 		f.mu.Unlock()
 	})
+}
+
+// mayCatchUp tells whether an endpoint has a span that nobody else works on.
+func (f *Fanout) mayCatchUp(e *endpoint.Endpoint) bool {
+	if e == nil || !e.Active() || len(e.State.Spans) == 0 {
+		return false
+	}
+	span := e.State.Spans[0]
+	return span.To > 0 && (span.Owner == f.name || time.Since(span.Beat) >= beatLost)
+}
+
+// catchUpAll works on one span after the other.
+func (f *Fanout) catchUpAll(ctx context.Context, id string) {
+	for ctx.Err() == nil {
+		e := f.cfg.Endpoints.Snapshot().Get(id)
+		if !f.mayCatchUp(e) {
+			return
+		}
+		err := f.catchUp(ctx, e)
+		switch {
+		case err == nil:
+		case ctx.Err() != nil, errors.Is(err, errInactive), errors.Is(err, errTaken):
+			return
+		default:
+			f.log.Warn("an endpoint cannot be given what it missed yet, trying on", "endpoint", id, "error", err)
+			return
+		}
+	}
 }
 
 // errTaken says that another replica works on the span.
@@ -261,6 +285,15 @@ func (c *catcher) latestPerTarget(ctx context.Context) error {
 		latest = append(latest, reference{Sequence: sequence, Endpoint: c.endpoint.ID, Attempt: max(1, attempts[sequence])})
 	}
 	return c.replace(ctx, append(latest, list...), last)
+}
+
+// skipTo drops what waits of events up to a sequence, and keeps the rest.
+func (c *catcher) skipTo(ctx context.Context, sequence uint64) error {
+	waited, last, err := c.waiting(ctx)
+	if err != nil {
+		return err
+	}
+	return c.replace(ctx, slices.DeleteFunc(waited, func(r reference) bool { return r.Sequence <= sequence }), last)
 }
 
 // waiting is what waits for the endpoint, and the last message of RELAY_RETRY among it.

@@ -36,14 +36,15 @@ const patience = 30 * time.Second
 
 // bundle is a log, a registry and a fanout that runs.
 type bundle struct {
-	t        testing.TB
-	bus      *bus.Bus
-	registry *endpoint.Registry
-	secret   webhook.Secret
-	policy   fanout.Policy
-	grace    time.Duration
-	metrics  *prometheus.Registry
-	stop     func() // may be called again
+	t            testing.TB
+	bus          *bus.Bus
+	registry     *endpoint.Registry
+	secret       webhook.Secret
+	policy       fanout.Policy
+	grace        time.Duration
+	disableAfter time.Duration
+	metrics      *prometheus.Registry
+	stop         func() // may be called again
 }
 
 func setup(t testing.TB, policy fanout.Policy) *bundle {
@@ -99,6 +100,7 @@ func (b *bundle) fanout(metrics prometheus.Registerer) (f *fanout.Fanout, close 
 	f, err := fanout.New(fanout.Config{
 		Bus: b.bus, Endpoints: b.registry, Sender: sender, Policy: b.policy, Timeout: 20 * time.Second, MaxInFlight: 8,
 		Grace: b.grace, Logger: silent, Registerer: metrics,
+		DisableAfter: b.disableAfter, Origin: "relay.example.com",
 	})
 	if err != nil {
 		b.t.Fatal(err)
@@ -419,7 +421,7 @@ func TestGoneDisables(t *testing.T) {
 	if b.registry.Snapshot().Get("crm").Active() {
 		t.Error("a reload switched it on")
 	}
-	if err := b.registry.Enable(t.Context(), "crm", ""); err != nil {
+	if err := b.registry.Enable(t.Context(), "crm", "", 0); err != nil {
 		t.Fatal(err)
 	}
 	b.publish("z", 1)

@@ -10,7 +10,7 @@ import (
 )
 
 type metrics struct {
-	attempts        map[webhook.Outcome]prometheus.Counter
+	attempts        *prometheus.CounterVec // by outcome
 	deliverySeconds prometheus.Histogram
 	endToEnd        prometheus.Histogram
 	deadLetters     prometheus.Counter
@@ -24,7 +24,7 @@ func newMetrics(reg prometheus.Registerer, f *Fanout) metrics {
 		Name: "relay_delivery_attempts_total", Help: "Webhook attempts by outcome.",
 	}, []string{"outcome"})
 	m := metrics{
-		attempts: map[webhook.Outcome]prometheus.Counter{},
+		attempts: attempts,
 		deliverySeconds: auto.NewHistogram(prometheus.HistogramOpts{
 			Name: "relay_delivery_seconds", Help: "Duration of a webhook attempt, from dial to the end of the answer.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2.5, 13),
@@ -43,7 +43,7 @@ func newMetrics(reg prometheus.Registerer, f *Fanout) metrics {
 	})
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "relay_circuits_open", Help: "Endpoints that get probes only, because they only failed."}, f.circuitsOpen)
 	for _, o := range webhook.Outcomes() {
-		m.attempts[o] = attempts.WithLabelValues(string(o))
+		attempts.WithLabelValues(string(o)) // so that a zero shows
 	}
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "relay_lane_in_flight", Help: "Webhook attempts in flight."}, f.inFlight)
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "relay_retries_pending", Help: "Deliveries stored for a later attempt, over all replicas, as of the last five seconds; -1 if not counted yet."}, f.pending)
@@ -57,7 +57,7 @@ func newMetrics(reg prometheus.Registerer, f *Fanout) metrics {
 }
 
 func (m *metrics) observe(result webhook.Result, stored, now time.Time) {
-	m.attempts[result.Outcome].Inc()
+	m.attempts.WithLabelValues(string(result.Outcome)).Inc()
 	m.deliverySeconds.Observe(result.Duration.Seconds())
 	if result.Outcome == webhook.Delivered {
 		m.endToEnd.Observe(now.Sub(stored).Seconds())

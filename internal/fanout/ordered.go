@@ -65,15 +65,19 @@ func (f *Fanout) orderedConsumer(ctx context.Context, e *endpoint.Endpoint) (jet
 	return c, nil
 }
 
-// restartOrdered has an endpoint go on at the end of the log.
-func (f *Fanout) restartOrdered(ctx context.Context, e *endpoint.Endpoint) error {
-	name := f.cfg.Bus.OrderedConsumer(e.ID, nil, 0).Durable
-	err := f.cfg.Bus.JetStream().DeleteConsumer(ctx, bus.StreamNex, name)
+// restartOrdered has an endpoint go on with a sequence.
+func (f *Fanout) restartOrdered(ctx context.Context, e *endpoint.Endpoint, from uint64) error {
+	js := f.cfg.Bus.JetStream()
+	want := f.cfg.Bus.OrderedConsumer(e.ID, filterSubjects(e), ackWait)
+	want.DeliverPolicy, want.OptStartSeq = jetstream.DeliverByStartSequencePolicy, from
+	err := js.DeleteConsumer(ctx, bus.StreamNex, want.Durable)
 	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return fmt.Errorf("remove consumer: %w", err)
 	}
-	_, err = f.orderedConsumer(ctx, e)
-	return err
+	if _, err = js.CreateConsumer(ctx, bus.StreamNex, want); err != nil && !errors.Is(err, jetstream.ErrConsumerExists) {
+		return fmt.Errorf("consumer for its order: %w", err)
+	}
+	return nil
 }
 
 // reconcileOrdered starts and ends the work for ordered endpoints.

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -20,8 +21,8 @@ import (
 //     there is no place yet, goes into the backlog.
 //   - An event behind the place is left only by a replica that has asked, after the event was stored, whether the endpoint is
 //     still inactive (Fence).
-//   - When the endpoint is active again, everything from the place to the end of the log, read after that became known, is
-//     still to be delivered. What a replica left before is within; what is stored later nobody leaves.
+//   - When the endpoint is active again, the place is given up first, and the end of the log read then: everything up to there
+//     is still to be delivered. What a replica left before is within; what is stored later nobody leaves.
 
 // maxFilters bounds the filter subjects of a consumer; more are asked for as everything.
 const maxFilters = 32
@@ -130,7 +131,9 @@ func (f *Fanout) reconcile(ctx context.Context) {
 			err = f.takePlace(ctx, e)
 		case e.Active() && e.State.Position != 0:
 			err = f.goOn(ctx, e)
-		case e.Active() && len(e.State.Spans) > 0:
+		case slices.ContainsFunc(e.State.Spans, func(s endpoint.Span) bool { return s.To == 0 }):
+			err = f.closeSpans(ctx, e)
+		case f.mayCatchUp(e):
 			f.startCatchUp(ctx, e)
 		}
 		if err != nil && ctx.Err() == nil {
@@ -175,32 +178,51 @@ func (f *Fanout) takePlace(ctx context.Context, e *endpoint.Endpoint) error {
 	return err
 }
 
-// goOn notes what an endpoint that has become active again still has to get.
+// goOn gives the place of an endpoint up that has become active again, and notes what it still has to get from there.
 func (f *Fanout) goOn(ctx context.Context, e *endpoint.Endpoint) error {
-	last, err := f.cfg.Bus.LastSequence(ctx)
-	if err != nil {
-		return err
-	}
 	mode := resumeMode(e)
 	if mode == endpoint.ModeSkip {
 		if err := f.skip(ctx, e); err != nil {
 			return err
 		}
 	}
+	from := uint64(0)
 	changed, err := f.cfg.Endpoints.UpdateState(ctx, e.ID, func(s *endpoint.State) bool {
-		if s.Position == 0 {
+		if from = s.Position + 1; s.Position == 0 {
 			return false // another replica was faster
 		}
-		if !e.Ordered && mode != endpoint.ModeSkip && (last > s.Position || mode != endpoint.ModeAll) {
-			s.Spans = append(s.Spans, endpoint.Span{ID: rand.Text()[:12], From: s.Position + 1, To: last, Mode: mode})
+		if !e.Ordered && mode != endpoint.ModeSkip {
+			s.Spans = append(s.Spans, endpoint.Span{ID: rand.Text()[:12], From: from, Mode: mode})
 		}
-		s.Position, s.Resume = 0, ""
+		s.Position, s.Resume, s.ResumeAt = 0, "", 0
 		return true
 	})
 	if err == nil && changed {
-		f.log.Info("endpoint goes on", "endpoint", e.ID, "from", e.State.Position+1, "to", last, "resume", mode)
-		f.tell(event.EndpointResumed, e.ID, map[string]any{"endpoint": e.ID, "resume": mode, "from": e.State.Position + 1, "to": last})
+		f.log.Info("endpoint goes on", "endpoint", e.ID, "from", from, "resume", mode)
+		f.tell(event.EndpointResumed, e.ID, map[string]any{"endpoint": e.ID, "resume": mode, "from": from})
 	}
+	return err
+}
+
+// closeSpans notes where spans end whose place was given up.
+func (f *Fanout) closeSpans(ctx context.Context, e *endpoint.Endpoint) error {
+	last, err := f.cfg.Bus.LastSequence(ctx)
+	if err != nil {
+		return err
+	}
+	open := map[string]bool{} // those known before the end was read
+	for _, span := range e.State.Spans {
+		open[span.ID] = span.To == 0
+	}
+	_, err = f.cfg.Endpoints.UpdateState(ctx, e.ID, func(s *endpoint.State) bool {
+		changed := false
+		for i := range s.Spans {
+			if span := &s.Spans[i]; open[span.ID] && span.To == 0 {
+				span.To, changed = max(last, span.From-1), true
+			}
+		}
+		return changed
+	})
 	return err
 }
 
@@ -215,15 +237,25 @@ func resumeMode(e *endpoint.Endpoint) endpoint.Mode {
 	return mode
 }
 
-// skip removes what waits for an endpoint.
+// skip removes what waits for an endpoint, as far as it was stored in the log before the endpoint was to skip it. While the
+// endpoint has a place its backlog is not brought back, so that nobody else reads it meanwhile.
 func (f *Fanout) skip(ctx context.Context, e *endpoint.Endpoint) error {
-	if e.Ordered {
-		if err := f.restartOrdered(ctx, e); err != nil {
+	at := e.State.ResumeAt
+	if at == 0 {
+		var err error
+		if at, err = f.cfg.Bus.LastSequence(ctx); err != nil {
 			return err
 		}
 	}
-	return f.cfg.Bus.PurgeRetry(ctx, e.ID, 0)
+	if e.Ordered {
+		return f.restartOrdered(ctx, e, at+1)
+	}
+	c := &catcher{fanout: f, endpoint: e}
+	return c.skipTo(ctx, at)
 }
+
+// EndOfLog is the sequence of the newest event: where an endpoint that skips what came before begins.
+func (f *Fanout) EndOfLog(ctx context.Context) (uint64, error) { return f.cfg.Bus.LastSequence(ctx) }
 
 // tell publishes an operational event about an endpoint in the background, trying until it is stored or the relay stops.
 func (f *Fanout) tell(eventType, id string, data any) {

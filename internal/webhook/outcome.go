@@ -39,7 +39,7 @@ const (
 func Outcomes() []Outcome {
 	return []Outcome{
 		Delivered, Gone, Throttled, ClientError, ServerError, Redirect, Unexpected, Timeout, DNSError, DialError, TLSError,
-		RefusedTarget, ProxyError, ConnectionError, InvalidRequest, Canceled,
+		RefusedTarget, ProxyError, ConnectionError, NotGranted, InvalidRequest, Canceled,
 	}
 }
 
