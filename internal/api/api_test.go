@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/nex-crm/relay/internal/api"
+	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/bus/bustest"
 	"github.com/nex-crm/relay/internal/endpoint"
 	"github.com/nex-crm/relay/internal/stream"
@@ -28,11 +29,16 @@ const token = "sentinel-admin-token"
 // setup is the handler over a real registry.
 func setup(t *testing.T, change func(*api.Config)) (http.Handler, *endpoint.Registry) {
 	t.Helper()
+	return open(t, bustest.New(t), change)
+}
+
+func open(t *testing.T, log *bus.Bus, change func(*api.Config)) (http.Handler, *endpoint.Registry) {
+	t.Helper()
 	sealer, err := endpoint.NewSealer(make([]byte, endpoint.KeySize))
 	if err != nil {
 		t.Fatal(err)
 	}
-	registry := endpoint.NewRegistry(bustest.New(t).Endpoints(), sealer, slog.New(slog.DiscardHandler))
+	registry := endpoint.NewRegistry(log.Endpoints(), sealer, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- registry.Run(ctx) }()
@@ -88,7 +94,8 @@ func TestWhoGetsIn(t *testing.T) {
 	open, _ := setup(t, func(c *api.Config) { c.Token = "" })
 	for _, route := range []struct{ method, path string }{
 		{"GET", "/api/v1/workspaces"}, {"GET", "/api/v1/endpoints"}, {"POST", "/api/v1/endpoints"}, {"GET", "/api/v1/endpoints/file"},
-		{"DELETE", "/api/v1/endpoints/file"}, {"POST", "/api/v1/endpoints/file/enable"}, {"GET", "/api/v1/nothing"}, {"PUT", "/api/v1/endpoints"},
+		{"DELETE", "/api/v1/endpoints/file"}, {"POST", "/api/v1/endpoints/file/enable"}, {"POST", "/api/v1/endpoints/file/disable"},
+		{"POST", "/api/v1/endpoints/file/rotate-secret"}, {"GET", "/api/v1/nothing"}, {"PUT", "/api/v1/endpoints"},
 	} {
 		for _, header := range [][]string{nil, {"Authorization", "Bearer wrong"}, {"Authorization", "Basic " + token}, {"Authorization", token}} {
 			w := do(withToken, route.method, route.path, "{}", header...)
@@ -110,7 +117,7 @@ func TestWhoGetsIn(t *testing.T) {
 			t.Errorf("without a token, %v: %d %s", header, w.Code, w.Body)
 		}
 	}
-	for _, path := range []string{"/healthz", "/readyz", "/metrics", "/"} {
+	for _, path := range []string{"/healthz", "/readyz", "/metrics", "/", "/.well-known/webhook-keys"} {
 		if w := do(withToken, "GET", path, ""); w.Code != http.StatusOK {
 			t.Errorf("%s needs no token, but: %d", path, w.Code)
 		}

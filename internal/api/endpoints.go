@@ -164,6 +164,9 @@ func (s *server) createEndpoint(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	if registry.Snapshot().Get(e.ID) != nil { // before anything is prepared: what is there under this id is another's
+		return 0, nil, endpointError(fmt.Errorf("%s: %w", e.ID, endpoint.ErrExists))
+	}
 	if f := s.fanout(); f != nil {
 		if err := f.PrepareOrdered(r.Context(), e); err != nil {
 			return 0, nil, err

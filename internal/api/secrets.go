@@ -50,8 +50,9 @@ func secrets(secret, signingKey string, kinds []string) (list []webhook.Secret, 
 	if len(kinds) == 0 && secret == "" && signingKey == "" {
 		kinds = []string{webhook.SchemeHMAC}
 	}
-	for _, kind := range kinds {
+	for i, kind := range kinds {
 		switch {
+		case slices.Contains(kinds[:i], kind): // one of each kind, however often it is named
 		case kind == webhook.SchemeHMAC && secret == "":
 			list, made = append(list, webhook.GenerateSecret()), true
 		case kind == webhook.SchemeEd25519 && signingKey == "":

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-
 	"net"
 	"net/http"
 	"time"
@@ -67,6 +66,8 @@ func (s *server) enableEndpoint(r *http.Request) (int, any, error) {
 	switch {
 	case e == nil:
 		return 0, nil, endpointError(fmt.Errorf("%s: %w", id, endpoint.ErrNotFound))
+	case e.Source == endpoint.SourceConfig && !e.Enabled:
+		return 0, nil, endpointError(fmt.Errorf("%s has enabled: false: %w", id, endpoint.ErrFromConfig))
 	case e.Ordered && mode != "" && mode != endpoint.ModeAll && mode != endpoint.ModeSkip:
 		return 0, nil, &Error{http.StatusBadRequest, fmt.Sprintf("resume: %s would break the order of this endpoint: all or skip", mode)}
 	}
