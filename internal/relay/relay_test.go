@@ -41,6 +41,7 @@ type world struct {
 	secret   webhook.Secret
 	receiver *httptest.Server
 	log      *logBuffer
+	settings string // more of the section webhooks: ", key: value"
 
 	mu   sync.Mutex
 	got  []string // webhook-ids, in the order in which they came
@@ -113,7 +114,8 @@ func (w *world) configure(workspaces []string, more string) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "nex: {base_url: %s/api/developers, reconnect_min: 20ms, reconnect_max: 200ms}\n", w.simURL)
 	fmt.Fprintf(&b, "nats: {embedded: {listen: \"127.0.0.1:0\", store_dir: %s/nats}}\n", w.dir)
-	b.WriteString("webhooks: {allow_http: true, allow_networks: [127.0.0.0/8], schedule: [0s, 1s, 1s]}\nhttp: {listen: \"127.0.0.1:0\"}\nworkspaces:\n")
+	fmt.Fprintf(&b, "webhooks: {allow_http: true, allow_networks: [127.0.0.0/8], schedule: [0s, 1s, 1s]%s}\n", w.settings)
+	b.WriteString("http: {listen: \"127.0.0.1:0\"}\nworkspaces:\n")
 	for _, name := range workspaces {
 		fmt.Fprintf(&b, "  - {name: %s, api_key_file: %s.key}\n", name, name)
 	}
