@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -20,7 +21,8 @@ import (
 type listenCmd struct {
 	Addr       string   `default:"127.0.0.1:9000" help:"Address to listen on."`
 	Secret     []string `env:"RELAY_LISTEN_SECRET" sep:"," help:"Signing secret (whsec_...), or several separated by commas. Better given as RELAY_LISTEN_SECRET or --secret-file: arguments are visible to other users of the machine."`
-	SecretFile string   `type:"path" help:"File with the signing secret, one a line."`
+	SecretFile string   `type:"path" help:"File with the signing secret or public key, one a line."`
+	PublicKey  []string `help:"Public key (whpk_...) of an endpoint that signs with Ed25519, as the API and /.well-known/webhook-keys show it; or several separated by commas."`
 	Status     int      `default:"200" help:"Status to answer with, e.g. 500 or 410, to see what the relay does."`
 	RetryAfter string   `help:"Retry-After header to answer with."`
 	Body       bool     `help:"Print whole bodies."`
@@ -28,7 +30,8 @@ type listenCmd struct {
 
 func (c *listenCmd) Help() string {
 	return "Prints a line for each webhook: when, verified or why not, its id, type and age. Without a secret nothing is\n" +
-		"verified and every line says so. A webhook whose signature is wrong is answered 401.\n\n" +
+		"verified and every line says so. A webhook whose signature is wrong is answered 401. A relay that asks first\n" +
+		"(handshake: true, OPTIONS) is answered that it may send.\n\n" +
 		"The relay refuses loopback targets by default; to deliver here it needs\n" +
 		"  webhooks: {allow_http: true, allow_networks: [127.0.0.0/8]}"
 }
@@ -37,7 +40,7 @@ func (c *listenCmd) Run(ctx context.Context, e env) error {
 	if c.Status < 200 || c.Status > 599 {
 		return usageError{fmt.Errorf("--status %d: an HTTP status from 200 to 599 is needed", c.Status)}
 	}
-	secrets, err := c.secrets()
+	verifier, err := c.verifier()
 	if err != nil {
 		return usageError{err}
 	}
@@ -46,10 +49,11 @@ func (c *listenCmd) Run(ctx context.Context, e env) error {
 		return fmt.Errorf("listen: %w", err)
 	}
 	fmt.Fprintf(e.stderr, "listening on http://%s for POST on any path; Ctrl-C ends\n", l.Addr())
-	if len(secrets) == 0 {
+	verify := len(verifier.Secrets)+len(verifier.PublicKeys) > 0
+	if !verify {
 		fmt.Fprintln(e.stderr, "no secret given: signatures are not verified")
 	}
-	r := &receiver{cmd: c, out: e.stdout, verifier: webhook.Verifier{Secrets: secrets}, seen: map[string]int{}}
+	r := &receiver{cmd: c, out: e.stdout, verify: verify, verifier: verifier, seen: map[string]int{}}
 	server := &http.Server{Handler: r, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute}
 	context.AfterFunc(ctx, func() { _ = server.Close() })
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -59,24 +63,33 @@ func (c *listenCmd) Run(ctx context.Context, e env) error {
 	return err
 }
 
-func (c *listenCmd) secrets() ([]webhook.Secret, error) {
-	texts := c.Secret
+// verifier accepts what the secrets and public keys given have signed.
+func (c *listenCmd) verifier() (v webhook.Verifier, err error) {
+	texts := append(slices.Clone(c.Secret), c.PublicKey...)
 	if c.SecretFile != "" {
 		content, err := os.ReadFile(c.SecretFile)
 		if err != nil {
-			return nil, fmt.Errorf("--secret-file: %w", err)
+			return v, fmt.Errorf("--secret-file: %w", err)
 		}
 		texts = append(texts, strings.Fields(string(content))...)
 	}
-	var out []webhook.Secret
 	for _, text := range texts {
-		s, err := webhook.ParseSecret(strings.TrimSpace(text))
-		if err != nil {
-			return nil, fmt.Errorf("secret: %w", err)
+		text = strings.TrimSpace(text)
+		if strings.HasPrefix(text, webhook.PublicKeyPrefix) {
+			key, err := webhook.ParsePublicKey(text)
+			if err != nil {
+				return v, fmt.Errorf("public key: %w", err)
+			}
+			v.PublicKeys = append(v.PublicKeys, key)
+			continue
 		}
-		out = append(out, s)
+		secret, err := webhook.ParseSecret(text)
+		if err != nil {
+			return v, fmt.Errorf("secret: %w", err)
+		}
+		v.Secrets = append(v.Secrets, secret)
 	}
-	return out, nil
+	return v, nil
 }
 
 // maxWebhook bounds a body: the largest event is far smaller.
@@ -85,6 +98,7 @@ const maxWebhook = 64 << 20
 // receiver answers webhooks as its flags say and prints a line for each.
 type receiver struct {
 	cmd      *listenCmd
+	verify   bool
 	verifier webhook.Verifier
 
 	mu                                     sync.Mutex
@@ -94,6 +108,11 @@ type receiver struct {
 }
 
 func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	if origin := req.Header.Get(webhook.HeaderRequestOrigin); req.Method == http.MethodOptions && origin != "" {
+		w.Header().Set(webhook.HeaderAllowedOrigin, origin)
+		w.Header().Set(webhook.HeaderAllowedRate, "*")
+		return
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxWebhook))
 	if err != nil {
 		http.Error(w, "body cannot be read", http.StatusBadRequest)
@@ -104,7 +123,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	note, status := "unverified", r.cmd.Status
-	if len(r.verifier.Secrets) > 0 {
+	if r.verify {
 		note = "verified"
 		if err := r.verifier.Verify(req.Header, body); err != nil {
 			note, status = "REJECTED: "+err.Error(), http.StatusUnauthorized

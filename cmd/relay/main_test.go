@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -103,7 +104,7 @@ func TestUsage(t *testing.T) {
 		{"run --help", 0, []string{"SIGTERM", "--config", "RELAY_NATS__URL"}},
 		{"check --help", 0, []string{"Exit code"}},
 		{"simulate --help", 0, []string{"/_sim/"}},
-		{"listen --help", 0, []string{"--secret-file"}},
+		{"listen --help", 0, []string{"--secret-file", "--public-key"}},
 		{"tail --help", 0, []string{"nex.*.insight.risk"}},
 		{"demo --help", 0, []string{"--for"}},
 		{"version", 0, []string{"relay dev"}},
@@ -114,6 +115,9 @@ func TestUsage(t *testing.T) {
 		{"demo --rate -1", 2, []string{"--rate"}},
 		{"listen --status 99", 2, []string{"--status"}},
 		{"listen --secret nonsense", 2, []string{"secret"}},
+		{"listen --public-key whpk_sentinel", 2, []string{"public key"}},
+		{"listen --public-key sentinel", 2, []string{"secret"}},
+		{"listen --secret-file " + faulty, 2, []string{"secret"}},
 		{"tail --since 1h --last", 2, []string{"--since"}},
 		{"tail --nats nats://user:sentinel@127.0.0.1:1", 1, []string{"connect to NATS", "redacted"}},
 		{"run -c " + dir + "/none.yaml", 2, []string{"none.yaml"}},
@@ -272,6 +276,71 @@ func TestListenRejectsAForgery(t *testing.T) {
 	listen.out.await(t, `REJECTED`)
 	if strings.Contains(listen.out.String(), "\x1b") {
 		t.Error("what comes from outside steers the terminal")
+	}
+}
+
+func TestListenVerifiesByPublicKey(t *testing.T) {
+	t.Parallel()
+	key, other, secret := webhook.GenerateSigningKey(), webhook.GenerateSigningKey(), webhook.GenerateSecret()
+	file := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(file, []byte(secret.Reveal()+"\n"+key.Public().String()+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for name, tt := range map[string]struct {
+		args   []string
+		takes  []webhook.Secret
+		denies []webhook.Secret
+	}{
+		"a key":                {[]string{"--public-key", key.Public().String()}, []webhook.Secret{key}, []webhook.Secret{other, secret}},
+		"two keys":             {[]string{"--public-key", key.Public().String() + "," + other.Public().String()}, []webhook.Secret{key, other}, []webhook.Secret{secret}},
+		"secret and key, file": {[]string{"--secret-file", file}, []webhook.Secret{key, secret}, []webhook.Secret{other}},
+	} {
+		listen := start(t, []string{}, append([]string{"listen", "--addr", "127.0.0.1:0"}, tt.args...)...)
+		url := listen.err.await(t, `listening on (http://\S+)`)
+		send := func(by webhook.Secret) int {
+			t.Helper()
+			body := `{"type":"nex.insight.risk"}`
+			req, err := http.NewRequest("POST", url, strings.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			webhook.SetHeaders(req.Header, "evt_1", time.Now(), []byte(body), by)
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = resp.Body.Close()
+			return resp.StatusCode
+		}
+		for _, by := range tt.takes {
+			if code := send(by); code != http.StatusOK {
+				t.Errorf("%s: what a %s signed is answered %d", name, by.Scheme(), code)
+			}
+		}
+		for _, by := range tt.denies {
+			if code := send(by); code != http.StatusUnauthorized {
+				t.Errorf("%s: what another %s signed is answered %d", name, by.Scheme(), code)
+			}
+		}
+		if code := listen.stop(); code != 0 || strings.Contains(listen.err.String(), "not verified") ||
+			!strings.Contains(listen.out.String(), fmt.Sprintf("verified=%d rejected=%d", len(tt.takes), len(tt.denies))) {
+			t.Errorf("%s: exit %d\n%s%s", name, code, listen.err, listen.out)
+		}
+	}
+}
+
+func TestListenConsents(t *testing.T) {
+	t.Parallel()
+	listen := start(t, []string{}, "listen", "--addr", "127.0.0.1:0")
+	target, err := webhook.ValidateURL(listen.err.await(t, `listening on (http://\S+)`)+"/x", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sender := webhook.NewSender(webhook.SenderConfig{Guard: webhook.NewGuard([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}), AllowHTTP: true})
+	defer sender.CloseIdle()
+	if v, err := sender.Validate(t.Context(), &webhook.ValidationRequest{URL: target, Origin: "relay.example.com"}); err != nil || v.Rate != 0 {
+		t.Errorf("%+v %v", v, err)
 	}
 }
 
