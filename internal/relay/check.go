@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"github.com/nex-crm/relay/internal/endpoint"
 	"github.com/nex-crm/relay/internal/nex"
 	"github.com/nex-crm/relay/internal/stream"
+	"github.com/nex-crm/relay/internal/webhook"
 )
 
 // Levels of a finding.
@@ -251,10 +253,66 @@ func (p *plan) checkEndpoint(ctx context.Context, e *endpoint.Endpoint) Finding 
 	switch {
 	case len(allowed) == 0 && err != nil:
 		f.Detail = "refused target: " + err.Error()
+		return f
 	case !e.Enabled:
-		f.Level, f.Detail = LevelWarn, "enabled: false, nothing is delivered"
+		f.Level, f.Detail = LevelWarn, "paused (enabled: false): nothing is delivered, and it keeps its place in the log"
 	default:
 		f.Level, f.Detail = LevelOK, fmt.Sprintf("%s resolves to %d allowed address(es), nothing sent", u.Host, len(allowed))
 	}
+	for _, fact := range facts(e) {
+		f.Detail += ", " + fact
+	}
+	if r := e.Route; r != nil && r.ClientCert != nil && time.Now().After(r.ClientCert.Leaf.NotAfter) {
+		f.Level, f.Detail = LevelWarn, f.Detail+"; the client certificate has expired on "+r.ClientCert.Leaf.NotAfter.UTC().Format(time.DateOnly)
+	}
+	if err := p.checkProxy(ctx, e.Route); err != nil {
+		f.Level, f.Detail = LevelFault, f.Detail+"; proxy: "+err.Error()
+	}
 	return f
+}
+
+// checkProxy resolves an endpoint's proxy, if it has one, and asks whether it may be dialled.
+func (p *plan) checkProxy(ctx context.Context, r *webhook.Route) error {
+	if r == nil || r.Proxy == nil {
+		return nil
+	}
+	port := r.Proxy.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[r.Proxy.Scheme]
+	}
+	host := r.Proxy.Hostname()
+	if slices.Contains(p.cfg.Webhooks.AllowProxies, net.JoinHostPort(host, port)) {
+		return nil
+	}
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return fmt.Errorf("host %s cannot be resolved: %w", host, err)
+	}
+	for _, addr := range addrs {
+		if err = p.guard.Check(addr); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w, or %s in webhooks.allow_proxies", err, net.JoinHostPort(host, port))
+}
+
+// facts are the settings of an endpoint that change how it is delivered to. None is a secret.
+func facts(e *endpoint.Endpoint) (list []string) {
+	note := func(holds bool, format string, args ...any) {
+		if holds {
+			list = append(list, fmt.Sprintf(format, args...))
+		}
+	}
+	note(e.Ordered, "strictly ordered")
+	note(e.Filter != "", "filtered")
+	note(e.RateLimit > 0, "at most %g attempts/s", e.RateLimit)
+	note(e.Handshake, "asks the receiver first")
+	note(len(e.PublicKeys()) > 0, "signs with Ed25519")
+	if r := e.Route; r != nil {
+		note(r.ClientCert != nil, "shows a client certificate")
+		if r.Proxy != nil {
+			list = append(list, "through the proxy "+r.Proxy.Host)
+		}
+	}
+	return list
 }
