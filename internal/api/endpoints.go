@@ -45,6 +45,8 @@ type Endpoint struct {
 	FailingSince *time.Time `json:"failing_since,omitempty"`
 	// Position is the endpoint's place in the log while it is not active.
 	Position uint64 `json:"position,omitempty"`
+	// HeldUp is the event that fails at an ordered endpoint and holds up those behind it.
+	HeldUp *endpoint.OrderedState `json:"held_up,omitempty"`
 	// FilterError is how the filter last failed on an event at this replica.
 	FilterError *fanout.FilterError `json:"filter_error,omitempty"`
 	Secret      string              `json:"secret,omitempty"`
@@ -83,6 +85,9 @@ func (s *server) show(e *endpoint.Endpoint) Endpoint {
 	}
 	showSignatures(&out, e)
 	showRoute(&out, e.Route)
+	if at := e.State.Ordered; e.Ordered && at != nil && at.NextAt.After(time.Now()) { // what was settled stands there too
+		out.HeldUp = at
+	}
 	if f := s.fanout(); f != nil {
 		if failed, ok := f.FilterError(e.ID); ok {
 			out.FilterError = &failed

@@ -141,3 +141,22 @@ func TestResumeIsRefused(t *testing.T) {
 		t.Errorf("skip keeps the order: %+v", e)
 	}
 }
+
+// An order that stands still is seen.
+func TestHeldUpIsShown(t *testing.T) {
+	t.Parallel()
+	h, registry := setup(t, nil)
+	answer(t, authorized(h, "POST", "/api/v1/endpoints", `{"id":"strict","url":"https://example.com","ordered":true}`), http.StatusCreated)
+	for next, shown := range map[time.Duration]bool{time.Hour: true, -time.Hour: false} {
+		if _, err := registry.UpdateState(t.Context(), "strict", func(s *endpoint.State) bool {
+			s.Ordered = &endpoint.OrderedState{Sequence: 7, Attempt: 3, NextAt: time.Now().Add(next)}
+			return true
+		}); err != nil {
+			t.Fatal(err)
+		}
+		e := answer(t, authorized(h, "GET", "/api/v1/endpoints/strict", ""), 200)
+		if (e.HeldUp != nil) != shown || shown && (e.HeldUp.Sequence != 7 || e.HeldUp.Attempt != 3) {
+			t.Errorf("next attempt in %v: %+v", next, e.HeldUp)
+		}
+	}
+}
