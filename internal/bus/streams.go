@@ -198,22 +198,24 @@ func BacklogConsumer(endpoint string, ackWait time.Duration) jetstream.ConsumerC
 }
 
 // OrderedConsumer is an endpoint's own way through the log where its order is to be kept: one event at a time, over all
-// replicas. It begins with what is stored from now on. One that nobody reads for longer than the log keeps events is removed.
-func (b *Bus) OrderedConsumer(endpoint string, filters []string, ackWait time.Duration) jetstream.ConsumerConfig {
+// replicas, from a sequence on. One that nobody reads for a quarter of a year is removed.
+func (b *Bus) OrderedConsumer(endpoint string, filters []string, from uint64, ackWait time.Duration) jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
-		Durable:           orderedPrefix + endpoint,
+		Durable:           OrderedPrefix + endpoint,
 		Description:       "Events for an endpoint in strict order, shared by all replicas",
 		FilterSubjects:    filters,
-		DeliverPolicy:     jetstream.DeliverNewPolicy,
+		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq:       max(from, 1),
 		AckPolicy:         jetstream.AckExplicitPolicy,
 		AckWait:           ackWait,
 		MaxAckPending:     1,
 		MaxDeliver:        -1,
-		InactiveThreshold: max(b.cfg.Stream.MaxAge, 24*time.Hour),
+		InactiveThreshold: max(b.cfg.Stream.MaxAge, 90*24*time.Hour),
 	}
 }
 
-const orderedPrefix = "relay-ordered-"
+// OrderedPrefix begins the names of the consumers of ordered endpoints.
+const OrderedPrefix = "relay-ordered-"
 
 const (
 	// ensureStep bounds one try to find or create all streams. A cluster without a leader does not answer at all.

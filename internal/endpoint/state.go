@@ -53,6 +53,8 @@ type State struct {
 	FailingSince *time.Time `json:"failing_since,omitempty"`
 	// Granted is the receiver's consent, where it was asked for.
 	Granted *Granted `json:"granted,omitempty"`
+	// InOrder says that the endpoint has a consumer of its own, whatever its settings say by now.
+	InOrder bool `json:"in_order,omitempty"`
 	// Ordered is where the strict order stands at an event that failed.
 	Ordered *OrderedState `json:"ordered,omitempty"`
 }

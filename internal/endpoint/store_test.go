@@ -249,7 +249,7 @@ func TestFenceSeesWhatWasWritten(t *testing.T) {
 	}
 	for i := range 20 {
 		changes := two.Changes()
-		if err := one.SetEnabled(ctx, "crm", i%2 == 1, ""); err != nil {
+		if err := one.SetEnabled(ctx, "crm", i%2 == 1, "", 0); err != nil {
 			t.Fatal(err)
 		}
 		if err := two.Fence(ctx); err != nil {

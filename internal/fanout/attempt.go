@@ -19,11 +19,7 @@ import (
 // attemptDelivery makes one attempt and sees the delivery to its next place: settled, stored for later, or dead.
 func (f *Fanout) attemptDelivery(l *lane, d *delivery) {
 	e := f.cfg.Endpoints.Snapshot().Get(d.endpoint)
-	switch {
-	case e == nil: // deleted since
-		d.held.settle()
-		return
-	case !e.Active():
+	if e == nil || !e.Active() {
 		f.backlog(d)
 		return
 	}
@@ -49,7 +45,11 @@ func (f *Fanout) attempt(l *lane, e *endpoint.Endpoint, d *delivery) (webhook.Re
 	if result.Outcome != webhook.Canceled {
 		f.records.add(newAttempt(d, start, result, decision))
 	}
-	change := l.learn(result, decision, start, now)
+	run := circuitRun
+	if e.Ordered {
+		run = circuitRunOrdered
+	}
+	change := l.learn(result, decision, start, now, run)
 	for _, other := range change.evicted {
 		f.backlog(other)
 	}

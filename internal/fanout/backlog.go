@@ -16,6 +16,9 @@ import (
 const (
 	// scanEvery is how often the backlogs are counted, to find those of earlier lives and of other replicas.
 	scanEvery = 5 * time.Second
+	// strangerTime is how long what waits for an endpoint that nobody here knows is kept: a replica whose configuration is
+	// older, or a key that is missing, is no reason to throw it away.
+	strangerTime = 24 * time.Hour
 	// drainFetch is how many messages of a backlog are fetched at once.
 	drainFetch = 2
 )
@@ -203,16 +206,36 @@ func (f *Fanout) scanBacklogs(ctx context.Context) {
 		return // NATS is away; the next scan tells
 	}
 	f.waiting.Store(int64(all))
-	snapshot := f.cfg.Endpoints.Snapshot()
+	snapshot, now := f.cfg.Endpoints.Snapshot(), time.Now()
 	for id := range waiting {
 		e := snapshot.Get(id)
-		if e == nil || !e.Active() {
+		switch {
+		case e == nil:
+			f.judgeStranger(ctx, id, now)
+			continue
+		case !e.Active():
 			continue
 		}
+		delete(f.strangers, id)
 		l := f.lane(e)
 		l.mu.Lock()
 		l.behind = true
 		l.mu.Unlock()
 		f.startDrain(l)
+	}
+}
+
+// judgeStranger removes what waits for an endpoint that has not been known for long: it was deleted.
+func (f *Fanout) judgeStranger(ctx context.Context, id string, now time.Time) {
+	since, seen := f.strangers[id]
+	switch {
+	case !seen:
+		f.strangers[id] = now
+		f.log.Info("deliveries wait for an endpoint that is not known: they are kept for a while", "endpoint", id, "for", strangerTime)
+	case now.Sub(since) >= strangerTime:
+		if err := f.Forget(ctx, id); err == nil {
+			delete(f.strangers, id)
+			f.log.Info("what waited for an endpoint that is gone was removed", "endpoint", id)
+		}
 	}
 }

@@ -90,7 +90,7 @@ func (f *Fanout) catchUp(ctx context.Context, e *endpoint.Endpoint) error {
 		return err
 	}
 	f.log.Info("endpoint has been given what came while it was not active", "endpoint", e.ID, "events", c.count, "resume", c.span.Mode)
-	f.scanBacklogs(ctx)
+	signal(f.scan)
 	return nil
 }
 
@@ -228,7 +228,7 @@ func (c *catcher) newestFirst(ctx context.Context) error {
 		}
 		c.span.To = from - 1
 	}
-	slices.SortFunc(waited, func(a, b reference) int { return cmp.Compare(b.Sequence, a.Sequence) })
+	slices.SortFunc(waited, func(a, b waitingOne) int { return cmp.Compare(b.sequence, a.sequence) })
 	return c.replace(ctx, waited, last)
 }
 
@@ -242,16 +242,16 @@ func (c *catcher) latestPerTarget(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var list []reference
-	attempts := make(map[uint64]int, len(waited))
+	var later []waitingOne
+	attempts := make(map[uint64]int32, len(waited))
 	from := c.span.From
-	for _, r := range waited {
-		if r.Sequence > c.span.To {
-			list = append(list, r) // came after the endpoint was active again
+	for _, w := range waited {
+		if w.sequence > c.span.To {
+			later = append(later, w) // came after the endpoint was active again
 			continue
 		}
-		attempts[r.Sequence] = r.Attempt
-		from = min(from, r.Sequence)
+		attempts[w.sequence] = w.attempt
+		from = min(from, w.sequence)
 	}
 	seed := maphash.MakeSeed()
 	newest := map[target]uint64{}
@@ -280,11 +280,11 @@ func (c *catcher) latestPerTarget(ctx context.Context) error {
 		single = append(single, sequence)
 	}
 	slices.Sort(single)
-	latest := make([]reference, 0, len(single)+len(list))
+	latest := make([]waitingOne, 0, len(single)+len(later))
 	for _, sequence := range single {
-		latest = append(latest, reference{Sequence: sequence, Endpoint: c.endpoint.ID, Attempt: max(1, attempts[sequence])})
+		latest = append(latest, waitingOne{sequence, max(1, attempts[sequence])})
 	}
-	return c.replace(ctx, append(latest, list...), last)
+	return c.replace(ctx, append(latest, later...), last)
 }
 
 // skipTo drops what waits of events up to a sequence, and keeps the rest.
@@ -293,17 +293,25 @@ func (c *catcher) skipTo(ctx context.Context, sequence uint64) error {
 	if err != nil {
 		return err
 	}
-	return c.replace(ctx, slices.DeleteFunc(waited, func(r reference) bool { return r.Sequence <= sequence }), last)
+	return c.replace(ctx, slices.DeleteFunc(waited, func(w waitingOne) bool { return w.sequence <= sequence }), last)
+}
+
+// waitingOne is what is kept of a reference: there may be a million.
+type waitingOne struct {
+	sequence uint64
+	attempt  int32
 }
 
 // waiting is what waits for the endpoint, and the last message of RELAY_RETRY among it.
-func (c *catcher) waiting(ctx context.Context) (list []reference, last uint64, err error) {
+func (c *catcher) waiting(ctx context.Context) (list []waitingOne, last uint64, err error) {
 	last, err = c.fanout.cfg.Bus.ReadRetry(ctx, c.endpoint.ID, func(data []byte) error {
 		refs, err := parseReferences(data)
 		if err != nil {
 			return nil // handled where it is due
 		}
-		list = append(list, refs...)
+		for _, r := range refs {
+			list = append(list, waitingOne{r.Sequence, int32(r.Attempt)})
+		}
 		return nil
 	})
 	if err != nil {
@@ -314,9 +322,9 @@ func (c *catcher) waiting(ctx context.Context) (list []reference, last uint64, e
 
 // replace stores list in the backlog, then removes what waited up to a message of RELAY_RETRY. Stopped in between, some
 // wait twice, none not at all.
-func (c *catcher) replace(ctx context.Context, list []reference, upTo uint64) error {
-	for _, r := range list {
-		if err := c.add(ctx, r.Sequence, r.ID, r.Attempt); err != nil {
+func (c *catcher) replace(ctx context.Context, list []waitingOne, upTo uint64) error {
+	for _, w := range list {
+		if err := c.add(ctx, w.sequence, "", int(w.attempt)); err != nil {
 			return err
 		}
 	}

@@ -5,8 +5,9 @@ import "time"
 const (
 	// circuitRun failures in a row, over circuitSpan at least, open an endpoint's circuit. The span leaves a receiver that is
 	// being restarted, and one event that fails again and again, to the schedule alone.
-	circuitRun  = 10
-	circuitSpan = 5 * time.Second
+	circuitRun        = 10
+	circuitRunOrdered = 3 // of an ordered endpoint, whose attempts are one at a time and by the schedule
+	circuitSpan       = 5 * time.Second
 	// While it is open one attempt at a time is made, the pause between two growing from probeMin to probeMax.
 	probeMin, probeMax = time.Second, 30 * time.Second
 	probeGrowth        = 1.5
@@ -22,8 +23,8 @@ type circuit struct {
 	nextProbe time.Time
 }
 
-// failed notes a failed attempt and tells whether it opened the circuit.
-func (c *circuit) failed(start, now time.Time) (opened bool) {
+// failed notes a failed attempt and tells whether it opened the circuit, which takes a run of so many.
+func (c *circuit) failed(start, now time.Time, run int) (opened bool) {
 	if c.failures == 0 {
 		c.since = start
 	}
@@ -33,7 +34,7 @@ func (c *circuit) failed(start, now time.Time) (opened bool) {
 		return false
 	case c.open:
 		c.pause = min(time.Duration(probeGrowth*float64(c.pause)), probeMax)
-	case c.failures < circuitRun || now.Sub(c.since) < circuitSpan:
+	case c.failures < run || now.Sub(c.since) < circuitSpan:
 		return false
 	default:
 		c.open, c.pause, opened = true, probeMin, true

@@ -99,9 +99,12 @@ type Fanout struct {
 	filterMu   sync.Mutex
 	filterSaid map[string]FilterError // by endpoint
 
+	strangers map[string]time.Time // endpoints with a backlog that are not known: since when; of the one that follows
+
 	leavingMu sync.Mutex
 	leaving   []*delivery // may be left to the log, see place.go
 	leave     chan struct{}
+	scan      chan struct{} // has a value when the backlogs are to be looked at
 
 	ordered map[string]*orderedRun // of the one goroutine that follows the endpoints
 
@@ -138,6 +141,7 @@ func New(cfg Config) (*Fanout, error) {
 		leave:      make(chan struct{}, 1),
 		ordered:    map[string]*orderedRun{},
 		filterSaid: map[string]FilterError{},
+		strangers:  map[string]time.Time{},
 	}
 	f.waiting.Store(-1)
 	f.metrics = newMetrics(cfg.Registerer, f)
@@ -178,7 +182,7 @@ func (f *Fanout) Run(ctx context.Context) error {
 	f.mu.Unlock()
 	loops.Wait()
 	f.drainers.Wait()
-	f.keepLeaving()
+	f.finishLeaving()
 	f.parkQueues()
 	f.finish(f.cfg.Grace, cut, giveUp)
 	stopBackground()

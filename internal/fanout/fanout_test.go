@@ -556,7 +556,6 @@ func TestWaitingDeliveries(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	put(`{"sequence":1,"id":"x","endpoint":"deleted","attempt":2}`) // nobody to deliver to
 	put(`rubbish`)
 	put(`{"sequence":77,"id":"left","endpoint":"crm","attempt":2}`)
 	b.settled()

@@ -268,7 +268,7 @@ type change struct {
 }
 
 // learn takes what an attempt tells about the endpoint.
-func (l *lane) learn(result webhook.Result, decision Decision, start, now time.Time) (c change) {
+func (l *lane) learn(result webhook.Result, decision Decision, start, now time.Time, run int) (c change) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if decision.Pause && decision.At.After(l.pausedUntil) {
@@ -288,7 +288,7 @@ func (l *lane) learn(result webhook.Result, decision Decision, start, now time.T
 		if overloaded(result) {
 			l.slowDown(now)
 		}
-		c.opened = l.circuit.failed(start, now)
+		c.opened = l.circuit.failed(start, now, run)
 		c.since = l.circuit.since
 	}
 	if l.circuit.open || now.Before(l.pausedUntil) {

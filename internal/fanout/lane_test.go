@@ -53,8 +53,8 @@ func TestLanePauses(t *testing.T) {
 	now := time.Now()
 	l := busyLane(now, 4, 3, 0)
 	throttled := webhook.Result{Outcome: webhook.Throttled, StatusCode: 429}
-	c := l.learn(throttled, Decision{Verdict: Retry, At: now.Add(time.Hour), Pause: true}, now, now)
-	l.learn(throttled, Decision{Verdict: Retry, At: now.Add(time.Minute), Pause: true}, now, now) // the longer one holds
+	c := l.learn(throttled, Decision{Verdict: Retry, At: now.Add(time.Hour), Pause: true}, now, now, circuitRun)
+	l.learn(throttled, Decision{Verdict: Retry, At: now.Add(time.Minute), Pause: true}, now, now, circuitRun) // the longer one holds
 	if len(c.evicted) != 3 || len(l.queue) != 0 {
 		t.Errorf("%d leave the lane, %d stay", len(c.evicted), len(l.queue))
 	}
@@ -98,7 +98,7 @@ func TestLaneSlowStart(t *testing.T) {
 	failed := webhook.Result{Outcome: webhook.ServerError, StatusCode: 500}
 	ok := webhook.Result{Outcome: webhook.Delivered, StatusCode: 200}
 	for i := range circuitRun {
-		c := l.learn(failed, Decision{}, now, now.Add(circuitSpan))
+		c := l.learn(failed, Decision{}, now, now.Add(circuitSpan), circuitRun)
 		if c.opened != (i == circuitRun-1) {
 			t.Fatalf("failure %d: opened %v", i+1, c.opened)
 		}
@@ -112,11 +112,11 @@ func TestLaneSlowStart(t *testing.T) {
 	if l.open(later) {
 		t.Error("two probes at once")
 	}
-	if c := l.learn(ok, Decision{}, later, later); !c.closed || l.window != 1 {
+	if c := l.learn(ok, Decision{}, later, later, circuitRun); !c.closed || l.window != 1 {
 		t.Errorf("closed %v, then %d at once", c.closed, l.window)
 	}
 	for range 20 {
-		l.learn(ok, Decision{}, later, later)
+		l.learn(ok, Decision{}, later, later, circuitRun)
 	}
 	if l.window != 8 {
 		t.Errorf("%d at once after 20 successes, 8 are allowed", l.window)
@@ -128,26 +128,26 @@ func TestCircuit(t *testing.T) {
 	now := time.Now()
 	var c circuit
 	for range 3 * circuitRun { // many at once, as when a receiver is restarted
-		if c.failed(now, now.Add(circuitSpan/2)) {
+		if c.failed(now, now.Add(circuitSpan/2), circuitRun) {
 			t.Fatal("opened before its span")
 		}
 	}
 	c.succeeded()
-	if c.failed(now, now.Add(time.Hour)) {
+	if c.failed(now, now.Add(time.Hour), circuitRun) {
 		t.Error("opened at the first failure after a success")
 	}
 	for range circuitRun {
-		c.failed(now, now.Add(time.Hour))
+		c.failed(now, now.Add(time.Hour), circuitRun)
 	}
 	if !c.open {
 		t.Fatal("not open")
 	}
 	before := c.nextProbe
-	if c.failed(now, before.Add(-time.Millisecond)); c.nextProbe != before {
+	if c.failed(now, before.Add(-time.Millisecond), circuitRun); c.nextProbe != before {
 		t.Error("one that was in flight counts as a probe")
 	}
 	for range 30 {
-		c.failed(now, c.nextProbe)
+		c.failed(now, c.nextProbe, circuitRun)
 	}
 	if c.pause != probeMax {
 		t.Errorf("pause %v", c.pause)

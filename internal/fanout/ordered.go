@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nex-crm/relay/internal/bus"
@@ -22,8 +23,8 @@ type orderedRun struct {
 	stop    context.CancelFunc
 }
 
-// PrepareOrdered makes the consumers of the ordered endpoints among list, so that none of their events is missed between
-// the moment when the endpoint is known and the one when its work begins.
+// PrepareOrdered makes the consumers of the ordered endpoints among list that have none, so that none of their events is
+// missed between the moment when the endpoint is known and the one when its work begins.
 func (f *Fanout) PrepareOrdered(ctx context.Context, list ...*endpoint.Endpoint) error {
 	for _, e := range list {
 		if !e.Ordered {
@@ -36,12 +37,38 @@ func (f *Fanout) PrepareOrdered(ctx context.Context, list ...*endpoint.Endpoint)
 	return nil
 }
 
-// orderedConsumer finds or makes an endpoint's consumer; one that exists keeps its place.
+// PrepareNew is [Fanout.PrepareOrdered] for an endpoint that is about to be made: it gets nothing of what came before,
+// whoever had its id.
+func (f *Fanout) PrepareNew(ctx context.Context, e *endpoint.Endpoint) error {
+	if !e.Ordered {
+		return nil
+	}
+	last, err := f.cfg.Bus.LastSequence(ctx)
+	if err == nil {
+		err = f.restartOrdered(ctx, e, last+1)
+	}
+	if err != nil {
+		return fmt.Errorf("endpoint %s: %w", e.ID, err)
+	}
+	return nil
+}
+
+func orderedName(id string) string { return bus.OrderedPrefix + id }
+
+// orderedConsumer finds or makes an endpoint's consumer; one that exists keeps its place, a new one begins where the shared
+// one stands: so an endpoint that was not ordered before misses nothing.
 func (f *Fanout) orderedConsumer(ctx context.Context, e *endpoint.Endpoint) (jetstream.Consumer, error) {
 	js := f.cfg.Bus.JetStream()
-	want := f.cfg.Bus.OrderedConsumer(e.ID, filterSubjects(e), ackWait)
-	c, err := js.Consumer(ctx, bus.StreamNex, want.Durable)
+	c, err := js.Consumer(ctx, bus.StreamNex, orderedName(e.ID))
+	want := f.cfg.Bus.OrderedConsumer(e.ID, filterSubjects(e), 0, ackWait)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		shared, serr := js.Consumer(ctx, bus.StreamNex, bus.ConsumerFanout)
+		switch {
+		case serr == nil:
+			want.OptStartSeq = shared.CachedInfo().AckFloor.Stream + 1
+		case !errors.Is(serr, jetstream.ErrConsumerNotFound):
+			return nil, fmt.Errorf("consumer for its order: %w", serr)
+		}
 		c, err = js.CreateConsumer(ctx, bus.StreamNex, want)
 		if errors.Is(err, jetstream.ErrConsumerExists) { // another replica was faster
 			c, err = js.Consumer(ctx, bus.StreamNex, want.Durable)
@@ -68,8 +95,7 @@ func (f *Fanout) orderedConsumer(ctx context.Context, e *endpoint.Endpoint) (jet
 // restartOrdered has an endpoint go on with a sequence.
 func (f *Fanout) restartOrdered(ctx context.Context, e *endpoint.Endpoint, from uint64) error {
 	js := f.cfg.Bus.JetStream()
-	want := f.cfg.Bus.OrderedConsumer(e.ID, filterSubjects(e), ackWait)
-	want.DeliverPolicy, want.OptStartSeq = jetstream.DeliverByStartSequencePolicy, from
+	want := f.cfg.Bus.OrderedConsumer(e.ID, filterSubjects(e), from, ackWait)
 	err := js.DeleteConsumer(ctx, bus.StreamNex, want.Durable)
 	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return fmt.Errorf("remove consumer: %w", err)
@@ -82,27 +108,29 @@ func (f *Fanout) restartOrdered(ctx context.Context, e *endpoint.Endpoint, from 
 
 // reconcileOrdered starts and ends the work for ordered endpoints.
 func (f *Fanout) reconcileOrdered(ctx context.Context, snapshot *endpoint.Snapshot) {
-	for _, e := range snapshot.All() {
-		run := f.ordered[e.ID]
-		wanted := e.Ordered && e.Active() && e.State.Position == 0
-		if run != nil && (!wanted || !slices.Equal(run.filters, filterSubjects(e))) {
+	for id, run := range f.ordered {
+		e := snapshot.Get(id)
+		wanted := e != nil && e.Ordered && e.Active() && e.State.Position == 0
+		if !wanted || !slices.Equal(run.filters, filterSubjects(e)) {
 			run.stop()
-			delete(f.ordered, e.ID)
-			run = nil
+			delete(f.ordered, id)
 		}
-		if run == nil && wanted {
+	}
+	for _, e := range snapshot.All() {
+		var err error
+		switch {
+		case e.Ordered && !e.State.InOrder:
+			err = f.beginOrder(ctx, e)
+		case !e.Ordered && e.State.InOrder:
+			err = f.endOrder(ctx, e)
+		}
+		if err != nil && ctx.Err() == nil {
+			f.log.Warn("an endpoint's order cannot be begun or ended yet, trying on", "endpoint", e.ID, "error", err)
+		}
+		if e.Ordered && e.Active() && e.State.Position == 0 && f.ordered[e.ID] == nil {
 			ctx, cancel := context.WithCancel(ctx)
 			f.ordered[e.ID] = &orderedRun{filters: filterSubjects(e), stop: cancel}
 			f.ordering.Go(func() { f.keepOrder(ctx, e.ID) })
-		}
-	}
-	for id, run := range f.ordered {
-		if e := snapshot.Get(id); e == nil || !e.Ordered {
-			run.stop()
-			delete(f.ordered, id)
-			if err := f.endOrder(ctx, id, e); err != nil {
-				f.log.Warn("the order of an endpoint cannot be ended", "endpoint", id, "error", err)
-			}
 		}
 	}
 }
@@ -113,36 +141,57 @@ func (f *Fanout) stopOrdered() {
 	}
 }
 
-// endOrder removes the consumer of an endpoint that is gone, or no longer ordered: then what it has not delivered is left to
-// be caught up with.
-func (f *Fanout) endOrder(ctx context.Context, id string, e *endpoint.Endpoint) error {
-	js := f.cfg.Bus.JetStream()
-	name := f.cfg.Bus.OrderedConsumer(id, nil, 0).Durable
-	if e != nil {
-		c, err := js.Consumer(ctx, bus.StreamNex, name)
-		if errors.Is(err, jetstream.ErrConsumerNotFound) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		last, err := f.cfg.Bus.LastSequence(ctx)
-		if err != nil {
-			return err
-		}
-		from := c.CachedInfo().AckFloor.Stream + 1
-		_, err = f.cfg.Endpoints.UpdateState(ctx, id, func(s *endpoint.State) bool {
-			if from > last || slices.ContainsFunc(s.Spans, func(one endpoint.Span) bool { return one.From == from }) {
-				return false
-			}
-			s.Ordered, s.Spans = nil, append(s.Spans, endpoint.Span{ID: rand.Text()[:12], From: from, To: last, Mode: endpoint.ModeAll})
-			return true
-		})
-		if err != nil {
-			return err
-		}
+// beginOrder notes that an endpoint has a consumer of its own.
+func (f *Fanout) beginOrder(ctx context.Context, e *endpoint.Endpoint) error {
+	if _, err := f.orderedConsumer(ctx, e); err != nil {
+		return err
 	}
-	err := js.DeleteConsumer(ctx, bus.StreamNex, name)
+	_, err := f.cfg.Endpoints.UpdateState(ctx, e.ID, func(s *endpoint.State) bool {
+		changed := !s.InOrder
+		s.InOrder = true
+		return changed
+	})
+	return err
+}
+
+// endOrder removes the consumer of an endpoint that is no longer ordered. What it has not delivered is left to be caught up
+// with.
+func (f *Fanout) endOrder(ctx context.Context, e *endpoint.Endpoint) error {
+	js := f.cfg.Bus.JetStream()
+	c, err := js.Consumer(ctx, bus.StreamNex, orderedName(e.ID))
+	gone := errors.Is(err, jetstream.ErrConsumerNotFound)
+	if err != nil && !gone {
+		return err
+	}
+	last, err := f.cfg.Bus.LastSequence(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = f.cfg.Endpoints.UpdateState(ctx, e.ID, func(s *endpoint.State) bool {
+		if !s.InOrder {
+			return false // another replica was faster
+		}
+		s.InOrder, s.Ordered = false, nil
+		if gone {
+			return true
+		}
+		from, to := c.CachedInfo().AckFloor.Stream+1, last
+		if s.Position != 0 {
+			to = s.Position // not active: from there on it goes on by itself
+		}
+		if from <= to {
+			s.Spans = append(s.Spans, endpoint.Span{ID: rand.Text()[:12], From: from, To: to, Mode: endpoint.ModeAll})
+		}
+		return true
+	})
+	if err != nil || gone {
+		return err
+	}
+	return f.removeOrdered(ctx, e.ID)
+}
+
+func (f *Fanout) removeOrdered(ctx context.Context, id string) error {
+	err := f.cfg.Bus.JetStream().DeleteConsumer(ctx, bus.StreamNex, orderedName(id))
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return nil
 	}
@@ -179,23 +228,38 @@ func (f *Fanout) readOrdered(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	iter, err := c.Messages(jetstream.PullMaxMessages(1))
-	if err != nil {
-		return fmt.Errorf("pull: %w", err)
-	}
-	defer giveBack(iter)
-	for {
-		m, err := iter.Next(jetstream.NextContext(ctx))
-		switch {
-		case err == nil:
-			f.handleOrdered(ctx, id, m)
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case errors.Is(err, jetstream.ErrNoHeartbeat):
-		default:
+	for ctx.Err() == nil && f.active(id) {
+		// A request of its own for each event, and a short one: with one attempt at a time nothing is gained by more, and a
+		// request that gets lost costs seconds.
+		m, err := next(ctx, c)
+		if err != nil {
 			return fmt.Errorf("next: %w", err)
 		}
+		if m != nil {
+			f.handleOrdered(ctx, id, m)
+		}
 	}
+	return ctx.Err()
+}
+
+// orderedWait is how long a request for an ordered endpoint's next event waits for it.
+const orderedWait = 3 * time.Second
+
+// next is a consumer's next message, nil if there is none for a while.
+func next(ctx context.Context, c jetstream.Consumer) (jetstream.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, orderedWait)
+	defer cancel()
+	batch, err := c.Fetch(1, jetstream.FetchContext(ctx))
+	if err != nil {
+		return nil, err
+	}
+	for m := range batch.Messages() {
+		return m, nil
+	}
+	if err := batch.Error(); err != nil && ctx.Err() == nil && !errors.Is(err, nats.ErrTimeout) {
+		return nil, err
+	}
+	return nil, nil
 }
 
 // handleOrdered makes the next attempt for the event at which an endpoint stands. JetStream gives no other before it is

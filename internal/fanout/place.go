@@ -91,9 +91,14 @@ func (f *Fanout) LeaveToLog(ctx context.Context) bool {
 	return true
 }
 
-// keepLeaving stores what still waits to be left when the relay stops: another start would get it only when its
-// acknowledgement is overdue.
-func (f *Fanout) keepLeaving() {
+// finishLeaving settles what still waits to be left when the relay stops: another start would get it only when its
+// acknowledgement is overdue. What nobody answers for is stored.
+func (f *Fanout) finishLeaving() {
+	ctx, cancel := context.WithTimeout(f.storeCtx, 2*time.Second)
+	defer cancel()
+	if f.LeaveToLog(ctx) {
+		return
+	}
 	f.leavingMu.Lock()
 	list := f.leaving
 	f.leaving = nil
@@ -112,6 +117,8 @@ func (f *Fanout) follow(ctx context.Context) {
 		f.reconcile(ctx)
 		select {
 		case <-changes:
+		case <-f.scan:
+			f.scanBacklogs(ctx)
 		case <-ticker.C:
 			f.scanBacklogs(ctx)
 		case <-ctx.Done():
@@ -313,5 +320,8 @@ func (f *Fanout) stillActive(id string) error {
 
 // Forget removes what waits for an endpoint that is gone.
 func (f *Fanout) Forget(ctx context.Context, id string) error {
-	return f.cfg.Bus.PurgeRetry(ctx, id, 0)
+	f.filterMu.Lock()
+	delete(f.filterSaid, id)
+	f.filterMu.Unlock()
+	return errors.Join(f.removeOrdered(ctx, id), f.cfg.Bus.PurgeRetry(ctx, id, 0))
 }

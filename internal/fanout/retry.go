@@ -56,16 +56,16 @@ func (f *Fanout) handleDue(ctx context.Context, m jetstream.Msg) {
 		return
 	}
 	e := f.cfg.Endpoints.Snapshot().Get(refs[0].Endpoint)
-	if e == nil { // deleted since
-		_ = m.Ack()
-		return
-	}
 	h := f.hold(ctx, m, len(m.Data()), len(refs))
 	if h == nil {
 		return
 	}
 	for _, ref := range refs {
-		f.hand(ctx, e, ref.delivery(h), false)
+		if d := ref.delivery(h); e == nil {
+			f.backlog(d)
+		} else {
+			f.hand(ctx, e, d, false)
+		}
 	}
 }
 

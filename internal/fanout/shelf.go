@@ -55,11 +55,12 @@ func (f *Fanout) park(d *delivery, at time.Time) {
 	f.shelve(d, place{d.endpoint, max(1, ceilSecond(at).Unix())})
 }
 
-// backlog stores a delivery behind those that wait for its endpoint to take them, then settles it here.
+// backlog stores a delivery behind those that wait for its endpoint to take them, then settles it here. An endpoint that this
+// replica does not know is not for it to judge: it may have been deleted, be too new, or sealed with a key that is missing.
 func (f *Fanout) backlog(d *delivery) {
 	e := f.cfg.Endpoints.Snapshot().Get(d.endpoint)
-	if e == nil { // deleted since
-		d.held.settle()
+	if e == nil {
+		f.shelve(d, place{endpoint: d.endpoint})
 		return
 	}
 	l := f.lane(e)

@@ -1,0 +1,161 @@
+package fanout_test
+
+import (
+	"net/http"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nex-crm/relay/internal/bus"
+	"github.com/nex-crm/relay/internal/endpoint"
+	"github.com/nex-crm/relay/internal/fanout"
+)
+
+// stubborn retries every second for a while.
+var stubborn = fanout.Policy{Schedule: slices.Repeat([]time.Duration{time.Second}, 30)}
+
+// failing is a receiver that fails until it is told to stop.
+func failing(t testing.TB) (r *receiver, heal func()) {
+	var healthy atomic.Bool
+	r = newReceiver(t, func(_ int, w http.ResponseWriter, _ *http.Request, _ []byte) {
+		if !healthy.Load() {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	})
+	return r, func() { healthy.Store(true) }
+}
+
+// hasAll waits until every id has come after the first skip attempts.
+func (r *receiver) hasAll(t testing.TB, ids []string, skip int) {
+	t.Helper()
+	eventually(t, "everything has come", func() bool {
+		got := sorted(r.all()[skip:])
+		return slices.Equal(slices.Compact(got), sorted(ids))
+	})
+}
+
+func TestOrderIsSwitchedOffOverARestart(t *testing.T) {
+	t.Parallel()
+	b := setup(t, stubborn)
+	r, heal := failing(t)
+	b.endpoints(&endpoint.Endpoint{ID: "crm", URL: r.URL, Ordered: true})
+	ids := b.publish("x", 5)
+	r.await(t, 1)
+	b.read()
+	eventually(t, "it is noted", func() bool { return b.registry.Snapshot().Get("crm").State.Ordered != nil })
+	b.stop()
+	tried := len(r.all())
+	heal()
+	b.endpoints(&endpoint.Endpoint{ID: "crm", URL: r.URL})
+	b.start()
+	r.hasAll(t, ids, tried)
+	eventually(t, "the consumer is removed", func() bool {
+		_, err := b.bus.JetStream().Consumer(t.Context(), bus.StreamNex, "relay-ordered-crm")
+		return err != nil
+	})
+}
+
+func TestOrderIsSwitchedOffWhilePaused(t *testing.T) {
+	t.Parallel()
+	b := setup(t, stubborn)
+	r, heal := failing(t)
+	b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL, Ordered: true})
+	ids := b.publish("x", 3)
+	r.await(t, 1)
+	b.enable("crm", false, "")
+	eventually(t, "the place is noted", func() bool { return b.registry.Snapshot().Get("crm").State.Position > 0 })
+	ids = append(ids, b.publish("y", 3)...)
+	b.read()
+	err := b.registry.Change(t.Context(), "crm", func(e *endpoint.Endpoint) (bool, error) {
+		e.Ordered = false
+		return true, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the order is ended", func() bool { return !b.registry.Snapshot().Get("crm").State.InOrder })
+	ids = append(ids, b.publish("z", 3)...)
+	b.read()
+	tried := len(r.all())
+	heal()
+	b.enable("crm", true, "")
+	r.hasAll(t, ids, tried)
+}
+
+func TestOrderIsSwitchedOnOverARestart(t *testing.T) {
+	t.Parallel()
+	b := setup(t, quick)
+	r := newReceiver(t, nil)
+	b.endpoints(&endpoint.Endpoint{ID: "crm", URL: r.URL})
+	ids := b.publish("a", 2)
+	r.await(t, 2)
+	b.read()
+	b.stop()
+	ids = append(ids, b.publish("b", 3)...) // stored, not read
+	b.endpoints(&endpoint.Endpoint{ID: "crm", URL: r.URL, Ordered: true})
+	b.start()
+	ids = append(ids, b.publish("c", 3)...)
+	r.hasAll(t, ids, 0)
+	if got := r.all(); !slices.Equal(got[2:], ids[2:]) {
+		t.Errorf("not in order: %v", got)
+	}
+}
+
+func TestNewOrderedEndpointBeginsAtTheEnd(t *testing.T) {
+	t.Parallel()
+	b := setup(t, quick)
+	r := newReceiver(t, nil)
+	made := func() *endpoint.Endpoint { return &endpoint.Endpoint{ID: "crm", URL: r.URL, Ordered: true} }
+	f, closeF := b.fanout(nil)
+	t.Cleanup(closeF)
+	make := func() {
+		t.Helper()
+		if err := f.PrepareNew(t.Context(), made()); err != nil {
+			t.Fatal(err)
+		}
+		b.create(made())
+	}
+	b.publish("before", 3)
+	b.read()
+	make()
+	b.publish("a", 1)
+	r.await(t, 1)
+	b.enable("crm", false, "")
+	eventually(t, "the place is noted", func() bool { return b.registry.Snapshot().Get("crm").State.Position > 0 })
+	b.publish("old", 3)
+	b.read()
+	if err := b.registry.Delete(t.Context(), "crm"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Forget(t.Context(), "crm"); err != nil {
+		t.Fatal(err)
+	}
+	make() // another with its id
+	b.publish("c", 2)
+	r.await(t, 2)
+	if got := r.all(); !slices.Equal(got, []string{"a-0", "c-0", "c-1"}) {
+		t.Errorf("%v", got)
+	}
+}
+
+// What waits for an endpoint that this replica does not know (a file that is older, a key that is missing) is kept.
+func TestUnknownEndpointLosesNothing(t *testing.T) {
+	t.Parallel()
+	b := setup(t, stubborn)
+	r, heal := failing(t)
+	e := &endpoint.Endpoint{ID: "crm", URL: r.URL}
+	b.endpoints(e)
+	ids := b.publish("x", 3)
+	r.await(t, 3)
+	b.read()
+	b.endpoints()
+	eventually(t, "what was due is kept", func() bool {
+		backlog, _, err := b.bus.RetryPending(t.Context())
+		return err == nil && backlog["crm"] == 3
+	})
+	tried := len(r.all())
+	heal()
+	b.endpoints(e)
+	r.hasAll(t, ids, tried)
+}
