@@ -208,7 +208,7 @@ func (w *world) addRelay(i int) error {
 	for _, id := range []string{steady, flaky} {
 		endpoints = append(endpoints, fmt.Sprintf("{id: %s, url: %q, events: [\"nex.insight.*\"], secret_env: SECRET}", id, w.receiver.url(id)))
 	}
-	config := fmt.Sprintf(`nex: {base_url: "http://%s/api/developers", idle_timeout: 5s, reconnect_min: 200ms, reconnect_max: 3s, gap_check_interval: 5s, unauthorized_retry: 2s}
+	config := fmt.Sprintf(`nex: {base_url: "http://%s/api/developers", idle_timeout: 5s, reconnect_min: 200ms, reconnect_max: 3s, gap_check_interval: 5s, unauthorized_retry: 2s, backfill: 1m}
 workspaces: [%s]
 %s
 webhooks: {timeout: 2s, schedule: [0s, 1s, 1s, 1s, 2s, 2s, 2s, 2s, 2s, 2s, 2s, 2s, 2s, 2s, 2s, 2s], allow_http: true, allow_networks: [127.0.0.0/8]}
