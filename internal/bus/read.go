@@ -8,11 +8,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// readFetch is how many events are fetched at once.
-const readFetch = 256
-
 // Read hands over the events of the log from one sequence to another, both inclusive, that stand on one of some subjects,
-// oldest first, until do fails. What the log no longer holds is passed over.
+// oldest first, until do fails. What the log no longer holds is passed over; where a part did not arrive it fails, and what was
+// handed over is a beginning without holes.
 func (b *Bus) Read(ctx context.Context, subjects []string, from, to uint64, do func(Stored) error) error {
 	c, err := b.nex.CreateConsumer(ctx, jetstream.ConsumerConfig{
 		FilterSubjects:    subjects,
@@ -26,33 +24,14 @@ func (b *Bus) Read(ctx context.Context, subjects []string, from, to uint64, do f
 	if err != nil {
 		return fmt.Errorf("read the log from %d: %w", from, err)
 	}
-	defer b.drop(c)
-	for left := c.CachedInfo().NumPending; left > 0; {
-		batch, err := c.Fetch(int(min(left, readFetch)), jetstream.FetchContext(ctx))
-		if err != nil {
-			return fmt.Errorf("read the log from %d: %w", from, err)
+	err = b.deliver(ctx, c, c.CachedInfo().NumPending, func(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
+		if meta.Sequence.Stream > to {
+			return errEnough
 		}
-		got := uint64(0)
-		for m := range batch.Messages() {
-			meta, err := m.Metadata()
-			if err != nil {
-				return fmt.Errorf("read the log: %w", err)
-			}
-			if meta.Sequence.Stream > to {
-				return nil
-			}
-			got++
-			left = meta.NumPending
-			if err := do(Stored{Sequence: meta.Sequence.Stream, Time: meta.Timestamp, Subject: m.Subject(), Header: m.Headers(), Data: m.Data()}); err != nil {
-				return err
-			}
-		}
-		if got == 0 {
-			if err := batch.Error(); err != nil {
-				return fmt.Errorf("read the log from %d: %w", from, err)
-			}
-			return nil
-		}
+		return do(Stored{Sequence: meta.Sequence.Stream, Time: meta.Timestamp, Subject: m.Subject(), Header: m.Headers(), Data: m.Data()})
+	})
+	if err != nil {
+		return fmt.Errorf("read the log from %d: %w", from, err)
 	}
 	return nil
 }

@@ -309,54 +309,84 @@ func (b *Bus) headers(ctx context.Context, c jetstream.Consumer, count uint64) (
 	return out, err
 }
 
-// drainTime is how long what should be there is waited for before it is looked whether it still is.
+// drainTime is how long what should be there is waited for at first before it is looked whether it still is.
 const drainTime = 2 * time.Second
 
-// drain hands over count messages of c, or until each answers false, and removes it. Fewer are handed over where some were
-// removed from the log after they were counted.
+// errIncomplete says that a part of what the log holds did not arrive: the reading is to be begun anew.
+var errIncomplete = errors.New("not all that the log holds has arrived")
+
+// errEnough ends a reading before its end.
+var errEnough = errors.New("enough")
+
+// drain hands over count messages of c, or until each answers false, and removes it. Fewer are handed over only where some
+// were removed from the log after they were counted.
 func (b *Bus) drain(ctx context.Context, c jetstream.Consumer, count uint64, each func(Known) bool) error {
+	return b.deliver(ctx, c, count, func(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
+		if !each(known(m, meta)) {
+			return errEnough
+		}
+		return nil
+	})
+}
+
+// deliver hands over count messages of c, or until each fails, and removes it. c must be new and acknowledge nothing: it
+// delivers each message once, so that one which was under way when the connection broke, or when it was no longer waited
+// for, never comes again. The numbers that c gives to its messages tell.
+func (b *Bus) deliver(ctx context.Context, c jetstream.Consumer, count uint64, each func(jetstream.Msg, *jetstream.MsgMetadata) error) error {
 	defer b.drop(c)
-	for count > 0 {
-		got, left, more, err := b.fetch(ctx, c, int(min(count, 500)), each)
+	for seen, patience := uint64(0), drainTime; count > 0; {
+		got, left, err := b.fetch(ctx, c, int(min(count, 500)), seen, patience, each)
 		switch {
+		case errors.Is(err, errEnough):
+			return nil
 		case err != nil:
 			return err
-		case !more:
-			return nil
 		case got == 0:
 			info, err := c.Info(ctx)
 			if err != nil {
 				return err
 			}
-			left = info.NumPending
+			if info.Delivered.Consumer != seen {
+				return fmt.Errorf("%w: %d of %d", errIncomplete, seen, info.Delivered.Consumer)
+			}
+			left, patience = info.NumPending, min(2*patience, 8*drainTime)
 		}
+		seen += got
 		count = min(count-min(got, count), left)
 	}
 	return nil
 }
 
-// fetch hands over up to n messages of c and tells how many it got and how many c has left.
-func (b *Bus) fetch(ctx context.Context, c jetstream.Consumer, n int, each func(Known) bool) (got, left uint64, more bool, err error) {
-	patience, cancel := context.WithTimeout(ctx, drainTime)
+// fetch hands over up to n messages of c, of which seen came before, and tells how many it got and how many c has left. It
+// ends when none has come for a time.
+func (b *Bus) fetch(ctx context.Context, c jetstream.Consumer, n int, seen uint64, patience time.Duration, each func(jetstream.Msg, *jetstream.MsgMetadata) error) (got, left uint64, err error) {
+	waiting, cancel := context.WithCancel(ctx)
 	defer cancel()
-	batch, err := c.Fetch(n, jetstream.FetchContext(patience))
+	over := time.AfterFunc(patience, cancel)
+	defer over.Stop()
+	batch, err := c.Fetch(n, jetstream.FetchContext(waiting))
 	if err != nil {
-		return 0, 0, false, err
+		return 0, 0, err
 	}
-	more = true
 	for m := range batch.Messages() {
+		over.Stop()
 		meta, err := m.Metadata()
 		if err != nil {
-			return got, 0, false, err
+			return got, 0, err
 		}
-		got++
+		if got++; meta.Sequence.Consumer != seen+got {
+			return got, 0, fmt.Errorf("%w: %d came after %d", errIncomplete, meta.Sequence.Consumer, seen+got-1)
+		}
 		left = meta.NumPending
-		more = more && each(known(m, meta))
+		if err := each(m, meta); err != nil {
+			return got, left, err
+		}
+		over.Reset(patience)
 	}
-	if err := batch.Error(); err != nil && got == 0 && (ctx.Err() != nil || patience.Err() == nil) {
-		return 0, 0, false, err
+	if err := batch.Error(); err != nil && (ctx.Err() != nil || waiting.Err() == nil) {
+		return got, left, err
 	}
-	return got, left, more, nil
+	return got, left, nil
 }
 
 func known(m jetstream.Msg, meta *jetstream.MsgMetadata) Known {
