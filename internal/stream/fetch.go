@@ -185,7 +185,10 @@ func (s *stream) advance(ctx context.Context, f *filling, to time.Time) error {
 	if !to.Before(f.to) {
 		return nil
 	}
-	s.gap.complete(to, f.surprises) // what was handed over is published, whatever becomes of the rest
+	if !s.gap.complete(to, f.surprises) { // what was handed over is published, whatever becomes of the rest
+		s.retract(ctx)
+		return nil
+	}
 	if s.cfg.Now().Sub(f.noted) < noteEvery {
 		return nil
 	}
@@ -193,7 +196,9 @@ func (s *stream) advance(ctx context.Context, f *filling, to time.Time) error {
 		return err
 	}
 	f.noted = s.cfg.Now()
-	s.tell(ctx, f.news(to))
+	if at, _ := s.gap.stands(); !at.Before(to) {
+		s.tell(ctx, f.news(to))
+	}
 	return nil
 }
 

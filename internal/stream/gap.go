@@ -35,6 +35,8 @@ type gap struct {
 
 	// Of the one goroutine that fills.
 	toldAt    time.Time // when gap_filled was last published
+	toldOf    int       // how many surprises there were then
+	owed      bool      // a filling on connect is not told yet, since a surprise came meanwhile
 	lastError string    // why a filling ended early, as the log was told
 	lastOdd   string    // the last failure of a request that was no answer of Nex's, as it was logged
 	silent    bool      // Nex does not answer over REST, which was said
@@ -92,13 +94,22 @@ func signal(c chan struct{}) {
 	}
 }
 
-// complete moves the mark on, unless a surprise has moved it back since the span was asked for.
-func (g *gap) complete(to time.Time, surprises int) {
+// complete moves the mark on and tells whether it did: not if a surprise has moved it back since the span was asked for.
+func (g *gap) complete(to time.Time, surprises int) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.surprises == surprises {
-		g.completeTo = to
+	if g.surprises != surprises {
+		return false
 	}
+	g.completeTo = to
+	return true
+}
+
+// stands is the mark, and how many surprises there were.
+func (g *gap) stands() (time.Time, int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.completeTo, g.surprises
 }
 
 // span is what is to be asked for: from, and to, which lies ahead of Nex's clock; what is complete already, which is later
@@ -128,12 +139,6 @@ func (g *gap) begin(checkpoint time.Time, mark begun, lastUp time.Time) {
 	if checkpoint.IsZero() {
 		g.completeTo, g.floor = mark.From, mark.From
 	}
-}
-
-func (g *gap) completed() time.Time {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.completeTo
 }
 
 // gapNews is the data of gap_filled and gap_not_fillable. The newest gap_filled is the checkpoint.
@@ -196,6 +201,8 @@ func (s *stream) keepFilled(ctx context.Context) {
 
 // fill fetches everything from the checkpoint to now.
 func (s *stream) fill(ctx context.Context, onConnect bool) {
+	s.gap.owed = s.gap.owed || onConnect
+	s.retract(ctx)
 	now := s.cfg.Now().UTC()
 	from, to, complete, surprises := s.gap.span(now)
 	f := filling{from: from, to: now, noted: now, surprises: surprises, least: leastRefused}
@@ -219,9 +226,13 @@ func (s *stream) fill(ctx context.Context, onConnect bool) {
 		if news.Published > 0 {
 			s.log.Info("gap filled", "from", news.From, "to", news.To, "published", news.Published)
 		}
-		s.gap.complete(now, surprises)
+		if !s.gap.complete(now, surprises) {
+			s.retract(ctx) // and it is filled again
+			return
+		}
 		s.count.update(func(st *Status) { st.CompleteTo = &now })
-		if onConnect || news.Published > 0 || s.tellDue() {
+		if s.gap.owed || news.Published > 0 || s.tellDue() {
+			s.gap.owed = false
 			s.tell(ctx, news)
 		}
 	}
@@ -239,9 +250,22 @@ func (s *stream) tellDue() bool {
 
 // remind tells the checkpoint as it stands, if it is due: a filling waits for Nex.
 func (s *stream) remind(ctx context.Context) {
-	if at := s.gap.completed(); s.tellDue() {
+	s.retract(ctx)
+	if at, _ := s.gap.stands(); s.tellDue() {
 		s.tell(ctx, gapNews{From: at, To: at})
 	}
+}
+
+// retract tells the checkpoint as it stands, if a surprise has moved it back since it was told: another life would go on
+// where the log says.
+func (s *stream) retract(ctx context.Context) {
+	at, surprises := s.gap.stands()
+	if surprises == s.gap.toldOf {
+		return
+	}
+	s.count.update(func(st *Status) { st.CompleteTo = &at })
+	s.tell(ctx, gapNews{From: at, To: at})
+	s.gap.toldOf = surprises
 }
 
 // unfilled tells once that Nex refuses what is missing. It is tried again with the next look for gaps.

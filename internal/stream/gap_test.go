@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -62,6 +63,45 @@ func TestClockOfNexSetBack(t *testing.T) {
 	for range 20 {
 		b.sim.Emit("acme", 4) // more than a replay holds
 	}
+	b.start(workspace("acme"))
+	b.exactly("acme")
+}
+
+// The surprise comes while a gap is being filled, and the relay dies before the next filling: what the log says is not
+// behind what was missed.
+func TestClockOfNexSetBackWhileAGapIsFilled(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nexsim.Options{})
+	b.cfg.GapOverlap, b.cfg.Backfill = time.Minute, 24*time.Hour
+	b.start(workspace("acme"))
+	b.connected("acme", 1)
+	b.news("acme", event.GapFilled, 1)
+	b.sim.Emit("acme", 5)
+	b.exactly("acme")
+	b.stop()
+	b.sim.JumpClock(-2 * time.Hour)
+	b.history(200, 250*time.Millisecond)
+	asked, dead := make(chan struct{}), make(chan struct{})
+	var requests atomic.Int64
+	b.before(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if _, ok := isREST(r); ok && requests.Add(1) == 1 {
+			close(asked)
+			b.eventually("the replay is in the log", func() bool { return len(b.insights("acme")) >= 25 })
+		} else if ok { // of the next filling
+			<-dead
+			<-r.Context().Done()
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+	ends := b.cfg
+	b.start(workspace("acme"))
+	<-asked
+	b.eventually("another filling begins", func() bool { return requests.Load() > 1 })
+	close(dead)
+	b.stop()
+	b.cfg = ends
+	b.before(func(w http.ResponseWriter, r *http.Request, next http.Handler) { next.ServeHTTP(w, r) })
 	b.start(workspace("acme"))
 	b.exactly("acme")
 }
