@@ -31,7 +31,7 @@ type gap struct {
 	newest     time.Time // of Nex's times seen: its clock may be ahead of ours
 	surprises  int
 	lastUp     time.Time     // when the stream was last known to be up; before a life's first connection as the log tells
-	away       time.Duration // how long it had been down when it came up, until a surprise has made use of it
+	away       time.Duration // the longest that it had been down when it came up, until a surprise has made use of it
 
 	// Of the one goroutine that fills.
 	toldAt    time.Time // when gap_filled was last published
@@ -59,7 +59,7 @@ func (g *gap) notice(emitted, now time.Time) {
 func (g *gap) cameUp(now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.away = max(now.Sub(g.lastUp), 0)
+	g.away = max(g.away, now.Sub(g.lastUp)) // a connection that broke before its replay has not used it
 }
 
 func (g *gap) wentDown(now time.Time) {

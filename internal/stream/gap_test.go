@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -119,6 +120,33 @@ func TestClockOfNexSetBackDuringALongOutage(t *testing.T) {
 	b.cfg.Now = func() time.Time { return time.Now().Add(time.Hour) }
 	b.sim.JumpClock(-time.Hour) // two hours, seen from the relay
 	b.history(60, time.Minute)
+	b.start(workspace("acme"))
+	b.exactly("acme")
+}
+
+// And the first connection afterwards breaks before its replay.
+func TestClockOfNexSetBackAndAConnectionThatBreaks(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nexsim.Options{})
+	var cut atomic.Bool
+	b.before(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if strings.HasSuffix(r.URL.Path, "/stream") && cut.CompareAndSwap(true, false) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			_, _ = w.Write([]byte(": connected workspace_id=1 token_id=1\n\n"))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+	b.start(workspace("acme"))
+	b.connected("acme", 1)
+	b.news("acme", event.GapFilled, 1)
+	b.sim.Emit("acme", 3)
+	b.exactly("acme")
+	b.stop()
+	b.cfg.Now = func() time.Time { return time.Now().Add(time.Hour) }
+	b.sim.JumpClock(-time.Hour)
+	b.history(60, time.Minute)
+	cut.Store(true)
 	b.start(workspace("acme"))
 	b.exactly("acme")
 }
