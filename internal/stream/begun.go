@@ -48,10 +48,13 @@ func (s *stream) begin(ctx context.Context) (begun, error) {
 	if _, err := s.cfg.Bus.Leases().Create(ctx, key, value); err != nil {
 		return begun{}, fmt.Errorf("make %s: %w", key, err) // another replica was faster: the next try reads its own
 	}
-	s.log.Info("workspace is held for the first time", "from", mark.From)
-	return mark, nil
+	if mark, err = s.readMark(ctx, key); err == nil {
+		s.log.Info("workspace is held for the first time", "from", mark.From)
+	}
+	return mark, err
 }
 
+// readMark reads it and bounds it by when NATS took it: the clock of the replica that made it may have been ahead.
 func (s *stream) readMark(ctx context.Context, key string) (begun, error) {
 	entry, err := s.cfg.Bus.Leases().Get(ctx, key)
 	if err != nil {
@@ -60,6 +63,9 @@ func (s *stream) readMark(ctx context.Context, key string) (begun, error) {
 	var mark begun
 	if err := json.Unmarshal(entry.Value(), &mark); err != nil || mark.From.IsZero() {
 		return begun{}, fmt.Errorf("%s in the bucket %s cannot be understood: remove it", key, bus.BucketLeases)
+	}
+	if ahead := mark.At.Sub(entry.Created()); ahead > 0 {
+		mark.At, mark.From = mark.At.Add(-ahead).UTC(), mark.From.Add(-ahead).UTC()
 	}
 	return mark, nil
 }

@@ -15,6 +15,8 @@ import (
 const (
 	// tellEvery is how often at least the checkpoint is told, so that it moves on in the log and is not too old for it.
 	tellEvery = time.Hour
+	// clockSetBack is by how much our clock must have been set back for it to matter.
+	clockSetBack = time.Second
 	// noteEvery is how often a filling that takes long notes in the log how far it has come.
 	noteEvery = 30 * time.Second
 )
@@ -27,7 +29,10 @@ type gap struct {
 
 	mu         sync.Mutex
 	completeTo time.Time // everything before is in the log, as far as Nex can give it
-	floor      time.Time // what is older was never asked for; zero unless this is the first filling ever
+	floor      time.Time // what is older was never asked for; zero unless this life is the first, and on its first connection
+	filled     bool      // a filling has reached its end
+	clock      time.Time // what our clock said when one last began
+	steady     time.Time // and when that was, which setting the clock does not change
 	newest     time.Time // of Nex's times seen: its clock may be ahead of ours
 	surprises  int
 	lastUp     time.Time     // when the stream was last known to be up; before a life's first connection as the log tells
@@ -59,6 +64,9 @@ func (g *gap) notice(emitted, now time.Time) {
 func (g *gap) cameUp(now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.filled {
+		g.floor = time.Time{} // the replay on the first connection could bring what nobody asked for
+	}
 	g.away = max(g.away, now.Sub(g.lastUp)) // a connection that broke before its replay has not used it
 }
 
@@ -105,6 +113,17 @@ func (g *gap) complete(to time.Time, surprises int) bool {
 	return true
 }
 
+// reached is complete at the end of a filling that began at now by our clock.
+func (g *gap) reached(now time.Time, surprises int) bool {
+	if !g.complete(now, surprises) {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.filled = true
+	return true
+}
+
 // stands is the mark, and how many surprises there were.
 func (g *gap) stands() (time.Time, int) {
 	g.mu.Lock()
@@ -117,6 +136,11 @@ func (g *gap) stands() (time.Time, int) {
 func (g *gap) span(now time.Time) (from, to, complete time.Time, surprises int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if back := g.clock.Add(time.Since(g.steady)).Sub(now.Round(0)); !g.steady.IsZero() && back > clockSetBack {
+		g.completeTo = g.completeTo.Add(-back) // our clock was ahead when we thought so
+		g.newest = time.Time{}
+	}
+	g.clock, g.steady = now.Round(0), time.Now()
 	from, to = g.completeTo.Add(-g.overlap), now
 	if from.Before(g.floor) {
 		from = g.floor
@@ -205,6 +229,9 @@ func (s *stream) fill(ctx context.Context, onConnect bool) {
 	s.retract(ctx)
 	now := s.cfg.Now().UTC()
 	from, to, complete, surprises := s.gap.span(now)
+	if !from.Before(to) {
+		return
+	}
 	f := filling{from: from, to: now, noted: now, surprises: surprises, least: leastRefused}
 	if oldest := now.Add(-s.cfg.MaxAge); s.cfg.MaxAge > 0 && from.Before(oldest) {
 		f.from = oldest
@@ -226,7 +253,7 @@ func (s *stream) fill(ctx context.Context, onConnect bool) {
 		if news.Published > 0 {
 			s.log.Info("gap filled", "from", news.From, "to", news.To, "published", news.Published)
 		}
-		if !s.gap.complete(now, surprises) {
+		if !s.gap.reached(now, surprises) {
 			s.retract(ctx) // and it is filled again
 			return
 		}
@@ -275,6 +302,9 @@ func (s *stream) unfilled(ctx context.Context, f *filling, err error) {
 	}
 	news := f.news(f.to)
 	news.Reason = err.Error()
+	if !news.From.Before(news.To) {
+		return
+	}
 	if s.notFillable(ctx, news) == nil {
 		s.gap.lastError = err.Error()
 	}

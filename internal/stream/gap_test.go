@@ -166,6 +166,37 @@ func TestCheckpointOfAClockAhead(t *testing.T) {
 	b.exactly("acme")
 }
 
+// Our own clock was ahead at the first start and is set right, and then much is missed at once.
+func TestOwnClockSetBack(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nexsim.Options{})
+	var ahead, reversed atomic.Int64
+	ahead.Store(int64(40 * time.Minute))
+	b.cfg.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	b.before(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if asked, ok := isREST(r); ok && !asked.from.Before(asked.to) {
+			reversed.Add(1)
+		}
+		next.ServeHTTP(w, r)
+	})
+	b.start(workspace("acme"))
+	b.connected("acme", 1)
+	b.news("acme", event.GapFilled, 1)
+	ahead.Store(0)
+	b.sim.Stall("acme", false)
+	for range 61 {
+		b.sim.Emit("acme", 1)
+	}
+	b.sim.Drop("acme", true)
+	b.exactly("acme")
+	if n := reversed.Load(); n != 0 {
+		t.Errorf("%d windows end before they begin", n)
+	}
+	if n := len(b.of("acme", event.GapNotFillable)); n != 0 {
+		t.Errorf("%d gaps said not to be fillable", n)
+	}
+}
+
 // An insight with a time that is none does not make Nex be asked for what is to come in a thousand years.
 func TestTimeFarAhead(t *testing.T) {
 	t.Parallel()
