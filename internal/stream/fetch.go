@@ -254,7 +254,7 @@ func (s *stream) ask(ctx context.Context, w window) (payload nex.Payload, releas
 		select {
 		case <-time.After(delay):
 		case <-s.gap.connected: // Nex is back; what this connection asks for begins after this
-			signal(s.gap.again)
+			s.gap.renewed = true
 		case <-ctx.Done():
 			return nex.Payload{}, nil, nil, ctx.Err()
 		}

@@ -15,6 +15,9 @@ import (
 const (
 	// tellEvery is how often at least the checkpoint is told, so that it moves on in the log and is not too old for it.
 	tellEvery = time.Hour
+	// surpriseEvery is how often at most surprises have gaps looked for: where Nex's clock is behind for good, each insight
+	// that follows a filling is one.
+	surpriseEvery = time.Minute
 	// clockSetBack is by how much our clock must have been set back for it to matter.
 	clockSetBack = time.Second
 	// noteEvery is how often a filling that takes long notes in the log how far it has come.
@@ -25,7 +28,7 @@ const (
 type gap struct {
 	overlap   time.Duration
 	connected chan struct{} // has a value when there is a new connection
-	again     chan struct{} // has a value when a gap was noticed before its time
+	again     chan struct{} // has a value when a surprise tells of a gap
 
 	mu         sync.Mutex
 	completeTo time.Time // everything before is in the log, as far as Nex can give it
@@ -42,6 +45,7 @@ type gap struct {
 	toldAt    time.Time // when gap_filled was last published
 	toldOf    int       // how many surprises there were then
 	owed      bool      // a filling on connect is not told yet, since a surprise came meanwhile
+	renewed   bool      // there was a new connection while a filling waited for Nex
 	lastError string    // why a filling ended early, as the log was told
 	lastOdd   string    // the last failure of a request that was no answer of Nex's, as it was logged
 	silent    bool      // Nex does not answer over REST, which was said
@@ -203,7 +207,8 @@ func (s *stream) checkpoint(ctx context.Context) (to, stored time.Time, err erro
 // keepFilled looks for gaps on every connection and from time to time, until ctx ends. It does not depend on the
 // connection: one that breaks again and again would never let it finish.
 func (s *stream) keepFilled(ctx context.Context) {
-	var tick <-chan time.Time
+	var tick, later <-chan time.Time
+	var last time.Time // when a surprise last had gaps looked for
 	for {
 		onConnect := false
 		select {
@@ -211,6 +216,15 @@ func (s *stream) keepFilled(ctx context.Context) {
 			onConnect = true
 		case <-tick:
 		case <-s.gap.again:
+			if wait := surpriseEvery - time.Since(last); wait > 0 {
+				if later == nil {
+					later = time.After(wait)
+				}
+				continue
+			}
+			last = time.Now()
+		case <-later:
+			later, last = nil, time.Now()
 		case <-ctx.Done():
 			return
 		}
@@ -219,7 +233,9 @@ func (s *stream) keepFilled(ctx context.Context) {
 			defer ticker.Stop()
 			tick = ticker.C
 		}
-		s.fill(ctx, onConnect)
+		for s.fill(ctx, onConnect); s.gap.renewed && ctx.Err() == nil; s.fill(ctx, true) {
+			s.gap.renewed = false
+		}
 	}
 }
 

@@ -218,6 +218,25 @@ func TestTimeFarAhead(t *testing.T) {
 	}
 }
 
+// Nex's clock is behind for good: not every insight has Nex asked for what was missed.
+func TestClockOfNexBehind(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nexsim.Options{})
+	b.sim.JumpClock(-20 * time.Minute)
+	b.hasty()
+	b.start(workspace("acme"))
+	b.connected("acme", 1)
+	b.news("acme", event.GapFilled, 1)
+	for i := range 50 {
+		b.sim.Emit("acme", 1)
+		b.eventually("it is in the log", func() bool { return b.status("acme").Published > uint64(i) })
+	}
+	b.exactly("acme")
+	if n := b.sim.StateOf("acme").Requests.REST[http.StatusOK]; n > 10 {
+		t.Errorf("asked %d times", n)
+	}
+}
+
 // And forward, by more than the overlap.
 func TestClockOfNexSetForward(t *testing.T) {
 	t.Parallel()
