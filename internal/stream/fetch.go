@@ -33,6 +33,8 @@ const (
 	// windowTries is how often a window is asked for before it is found out whether it is the window or Nex that fails;
 	// partTries is the same for the parts of one that failed.
 	windowTries, partTries = 5, 2
+	// goodPage is how many insights a window should hold that is a part of one that held too many.
+	goodPage = 70
 	// leastRefused is down to what a window is split that Nex refuses, and mostRefused how far up that goes where it refuses
 	// one after the other.
 	leastRefused, mostRefused = time.Second, time.Hour
@@ -42,6 +44,7 @@ const (
 type window struct {
 	from, to time.Time
 	tries    int
+	crowded  bool   // it is the rest of one that held too many
 	page     uint64 // of the full page of the window that this is a part of: its hash
 	equal    int    // how often in a row a part held the same page
 }
@@ -54,6 +57,7 @@ func (w window) splitAt(at time.Time, overlap time.Duration, tries int) (earlier
 	earlier.tries, later.tries = tries, tries
 	overlap = min(overlap, at.Sub(w.from)/4, w.to.Sub(at)/4)
 	earlier.to, later.from = at.Add(overlap), at
+	earlier.crowded = false
 	return earlier, later
 }
 
@@ -67,10 +71,10 @@ func (w *window) splittable(page []nex.Insight) bool {
 		_, _ = h.Write(in.Raw)
 	}
 	sum := h.Sum64()
-	if w.equal++; sum != w.page {
+	if w.equal++; sum != w.page || w.size() >= time.Second {
 		w.page, w.equal = sum, 0
 	}
-	return w.size() >= time.Second || w.equal < mostEqual
+	return w.equal < mostEqual
 }
 
 // fetch takes all insights from f.from up to a time, oldest window first. A window that holds more than Nex gives at once
@@ -81,6 +85,12 @@ func (s *stream) fetch(ctx context.Context, f *filling, upTo time.Time) error {
 	for len(todo) > 0 {
 		w := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
+		if w.crowded && f.fits > 0 && w.size() > 2*f.fits {
+			earlier, later := w.splitAt(w.from.Add(f.fits), windowOverlap, windowTries)
+			later.crowded = true
+			todo = append(todo, later, earlier)
+			continue
+		}
 		payload, release, refused, err := s.ask(ctx, w)
 		if err != nil {
 			return err
@@ -101,10 +111,13 @@ func (s *stream) fetch(ctx context.Context, f *filling, upTo time.Time) error {
 		if full && w.splittable(payload.Insights) {
 			release()
 			earlier, later := w.splitAt(splitPoint(w, payload.Insights), windowOverlap, windowTries)
+			later.crowded = true
+			f.fits = min(f.fits, w.size()/2)
 			todo = append(todo, later, earlier)
 			continue
 		}
 		held := len(payload.Insights)
+		f.learn(w, held)
 		err = s.takePage(payload, f)
 		release()
 		if err != nil {
@@ -146,8 +159,15 @@ func (s *stream) giveUp(ctx context.Context, w window, f *filling) (bool, error)
 // middle is where a window is split of which nothing is known.
 func (w window) middle() time.Time { return w.from.Add(w.size() / 2) }
 
-// splitPoint chooses where to split a window of which a full page is known, so that most of what the page holds fits into
-// one part: the later one where Nex gave the newest, the earlier one where it gave the oldest.
+// learn notes how large a window would hold a good page, as far as the last one tells.
+func (f *filling) learn(w window, held int) {
+	f.fits = min(w.size()*goodPage/time.Duration(max(held, 1)), 4*w.size())
+	f.fits = max(f.fits, time.Second)
+}
+
+// splitPoint chooses where to split a window of which a full page is known. Where Nex gave the oldest, most of them fit into
+// the earlier part. Where it gave the newest, the earlier part is half of the window, and half of that, until it holds no
+// more than a page: the oldest are taken first, so that a filling gains something before it is through with all.
 func splitPoint(w window, page []nex.Insight) time.Time {
 	times := make([]time.Time, 0, len(page))
 	for _, in := range page {
@@ -160,7 +180,9 @@ func splitPoint(w window, page []nex.Insight) time.Time {
 		at := times[len(times)*9/10]
 		first, last := times[0], times[len(times)-1]
 		if first.Sub(w.from) >= w.to.Sub(last) {
-			at = times[len(times)/10]
+			if at = times[len(times)/10]; at.After(w.middle()) {
+				at = w.middle()
+			}
 		}
 		unit := minWindow
 		if w.size() >= 4*time.Second {

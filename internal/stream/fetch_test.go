@@ -256,3 +256,28 @@ func TestManyInsightsInASecond(t *testing.T) {
 		})
 	}
 }
+
+// A large backlog is taken from its oldest end, with few requests before the first insights and few for all.
+func TestLargeBacklog(t *testing.T) {
+	t.Parallel()
+	const total = 3000
+	b := setup(t, nexsim.Options{})
+	var asked, before atomic.Int64
+	b.before(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if _, ok := isREST(r); ok && asked.Add(1) > 0 && b.status("acme").Published <= 20 {
+			before.Store(asked.Load()) // no more than the replay is there
+		}
+		next.ServeHTTP(w, r)
+	})
+	b.history(total, 25*time.Second)
+	b.cfg.Backfill = 24 * time.Hour
+	b.hasty()
+	b.start(workspace("acme"))
+	b.exactly("acme")
+	if n := before.Load(); n > 15 {
+		t.Errorf("asked %d times before anything was taken", n)
+	}
+	if n := asked.Load(); n > total/35 {
+		t.Errorf("asked %d times for %d insights", n, total)
+	}
+}

@@ -21,7 +21,7 @@ const (
 	// clockSetBack is by how much our clock must have been set back for it to matter.
 	clockSetBack = time.Second
 	// noteEvery is how often a filling that takes long notes in the log how far it has come.
-	noteEvery = 30 * time.Second
+	noteEvery = 10 * time.Second
 )
 
 // gap is how far a workspace is complete.
@@ -334,6 +334,7 @@ type filling struct {
 	found     int
 	fresh     atomic.Int64
 	untold    []gapNews     // what Nex does not give, in the order of time
+	fits      time.Duration // a window as large should hold a good page; zero = not known
 	least     time.Duration // a window that Nex refuses is split down to this
 }
 

@@ -32,9 +32,9 @@ func TestSplitPoint(t *testing.T) {
 		page []nex.Insight
 		want time.Duration
 	}{
-		"the newest of many":       {hour, page(50*time.Minute, 6*time.Second), 51 * time.Minute},
+		"the newest of many":       {hour, page(50*time.Minute, 6*time.Second), 30 * time.Minute},
 		"the oldest of many":       {hour, page(0, 6*time.Second), 9 * time.Minute},
-		"all at the end":           {hour, page(time.Hour-time.Second, 0), time.Hour - time.Second},
+		"all at the end":           {hour, page(time.Hour-time.Second, 0), 30 * time.Minute},
 		"all at the begin":         {hour, page(0, 0), time.Second},
 		"no times":                 {hour, make([]nex.Insight, pageLimit), 30 * time.Minute},
 		"times outside the window": {hour, page(-time.Hour, time.Second), 30 * time.Minute},
