@@ -77,11 +77,10 @@ func (w *window) splittable(page []nex.Insight) bool {
 	return w.equal < mostEqual
 }
 
-// fetch takes all insights from f.from up to a time, oldest window first. A window that holds more than Nex gives at once
+// fetch takes all insights of some windows, the oldest and last of them first. A window that holds more than Nex gives at once
 // is split, and so is one that Nex does not give while it gives others. The checkpoint follows, so that another try, or
 // another process, goes on there.
-func (s *stream) fetch(ctx context.Context, f *filling, upTo time.Time) error {
-	todo := []window{{from: f.from, to: upTo, tries: windowTries}}
+func (s *stream) fetch(ctx context.Context, f *filling, todo []window) error {
 	for len(todo) > 0 {
 		w := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
@@ -96,10 +95,10 @@ func (s *stream) fetch(ctx context.Context, f *filling, upTo time.Time) error {
 			return err
 		}
 		if refused != nil {
-			if whole, err := s.giveUp(ctx, w, f); err != nil {
+			if whole, err := s.giveUp(ctx, w, f, refused); err != nil {
 				return err
 			} else if whole {
-				f.lose(gapNews{From: w.from, To: w.to, Reason: refused.Error()})
+				s.lose(w, f, refused)
 				continue
 			}
 			earlier, later := w.splitAt(w.middle(), minWindow, partTries) // what is refused should be in one of them
@@ -124,7 +123,7 @@ func (s *stream) fetch(ctx context.Context, f *filling, upTo time.Time) error {
 			return err
 		}
 		if full {
-			f.lose(gapNews{From: w.from, To: w.to, Found: held,
+			f.lose(gapNews{From: w.from, To: w.to, Found: held, class: "full",
 				Reason: fmt.Sprintf("Nex gives at most %d insights for a window, and this one cannot be split any more and may hold more", pageLimit)})
 		}
 		if err := s.advance(ctx, f, w.to); err != nil {
@@ -134,11 +133,25 @@ func (s *stream) fetch(ctx context.Context, f *filling, upTo time.Time) error {
 	return s.tellLost(ctx, f)
 }
 
+// lose gives a window up.
+func (s *stream) lose(w window, f *filling, refused error) {
+	news := gapNews{From: w.from, To: w.to, Reason: refused.Error(), class: class(refused)}
+	if heals(refused) {
+		news.Reason += "; it is tried on"
+	}
+	if f.again && heals(refused) {
+		f.left = append(f.left, w)
+	} else {
+		s.gap.giveUpOn(w, heals(refused), givenUpFirst, s.cfg.Now())
+	}
+	f.lose(news)
+}
+
 // giveUp tells whether a window that Nex refuses is lost as a whole. Where one after the other is refused they are given up
 // in larger and larger pieces, so that a year of them ends too; but only if Nex refuses a piece's end as well, so that
 // what comes behind them is not lost with them.
-func (s *stream) giveUp(ctx context.Context, w window, f *filling) (bool, error) {
-	if w.size() >= 2*f.least {
+func (s *stream) giveUp(ctx context.Context, w window, f *filling, refused error) (bool, error) {
+	if w.size() >= 2*f.least || errors.Is(refused, nex.ErrTooLarge) && f.least == leastRefused && w.size() >= 2*minWindow {
 		return false, nil
 	}
 	if w.size() >= 2*leastRefused {
@@ -204,7 +217,7 @@ func (s *stream) advance(ctx context.Context, f *filling, to time.Time) error {
 	if err := s.tellLost(ctx, f); err != nil {
 		return err
 	}
-	if !to.Before(f.to) {
+	if f.again || !to.Before(f.to) {
 		return nil
 	}
 	if !s.gap.complete(to, f.surprises) { // what was handed over is published, whatever becomes of the rest
@@ -226,8 +239,10 @@ func (s *stream) advance(ctx context.Context, f *filling, to time.Time) error {
 
 func (s *stream) tellLost(ctx context.Context, f *filling) error {
 	for len(f.untold) > 0 {
-		if err := s.notFillable(ctx, f.untold[0]); err != nil {
-			return err
+		if !s.gap.known(f.untold[0], s.cfg.Now()) {
+			if err := s.notFillable(ctx, f.untold[0]); err != nil {
+				return err
+			}
 		}
 		f.untold = f.untold[1:]
 	}

@@ -87,8 +87,7 @@ func TestManyWindowsThatNexRefuses(t *testing.T) {
 	var refused atomic.Int64
 	b.before(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		if asked, ok := isREST(r); ok && asked.from.Before(edge) {
-			refused.Add(1)
-			w.WriteHeader(http.StatusInternalServerError)
+			http.Error(w, fmt.Sprintf(`{"code":500,"message":"request %d"}`, refused.Add(1)), http.StatusInternalServerError)
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -279,5 +278,84 @@ func TestLargeBacklog(t *testing.T) {
 	}
 	if n := asked.Load(); n > total/35 {
 		t.Errorf("asked %d times for %d insights", n, total)
+	}
+}
+
+// Nex does not give what is older for some time, and then it does: it is asked for again, by the same life or by the next.
+func TestWhatWasGivenUpIsAskedForAgain(t *testing.T) {
+	t.Parallel()
+	for name, restart := range map[string]bool{"one life": false, "two lives": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, nexsim.Options{})
+			edge := time.Now().Add(-20 * time.Minute)
+			var healed atomic.Bool
+			var later, requests atomic.Int64
+			b.before(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				if asked, ok := isREST(r); ok && asked.from.Before(edge) && !healed.Load() {
+					http.Error(w, fmt.Sprintf(`{"code":503,"message":"request %d"}`, requests.Add(1)), http.StatusServiceUnavailable)
+					return
+				}
+				next.ServeHTTP(w, r)
+			})
+			b.history(60, time.Minute)
+			b.cfg.Backfill, b.cfg.GapCheckInterval = time.Hour, 20*time.Millisecond
+			b.cfg.Now = func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
+			b.hasty()
+			b.start(workspace("acme"))
+			b.news("acme", event.GapFilled, 1)
+			if w, _ := b.lost(1); w.to.After(edge.Add(time.Minute)) {
+				t.Errorf("%v to %v, Nex gives what is after %v", w.from, w.to, edge)
+			}
+			if at := b.status("acme").CompleteTo; at == nil || at.After(edge) {
+				t.Errorf("said to be complete to %v", at)
+			}
+			later.Store(int64(givenUpFirst + time.Second))
+			before := requests.Load()
+			b.eventually("it is asked for again", func() bool { return requests.Load() > before })
+			healed.Store(true)
+			if restart {
+				b.start(workspace("acme"))
+			} else {
+				later.Store(int64(4 * givenUpFirst))
+			}
+			b.exactly("acme")
+			b.eventually("complete", func() bool { at := b.status("acme").CompleteTo; return at != nil && at.After(edge) })
+			if n := len(b.of("acme", event.GapNotFillable)); n != 1 {
+				t.Errorf("told %d times", n)
+			}
+		})
+	}
+}
+
+// A moment in the overlap that Nex refuses is told once, however often gaps are looked for, and not asked for each time.
+func TestRefusedInTheOverlap(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{http.StatusNotFound, http.StatusInternalServerError} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, nexsim.Options{})
+			poison := time.Now().Add(-2 * time.Minute)
+			var refused, asked atomic.Int64
+			b.before(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				if w0, ok := isREST(r); ok && asked.Add(1) > 0 && w0.holds(poison) {
+					http.Error(w, fmt.Sprintf(`{"code":%d,"message":"request %d"}`, status, refused.Add(1)), status)
+					return
+				}
+				next.ServeHTTP(w, r)
+			})
+			b.cfg.Backfill, b.cfg.GapCheckInterval = 5*time.Minute, 10*time.Millisecond
+			b.hasty()
+			b.start(workspace("acme"))
+			b.news("acme", event.GapFilled, 1)
+			before, all := refused.Load(), asked.Load()
+			b.eventually("looked for again and again", func() bool { return asked.Load() > all+20 })
+			if n := refused.Load(); n > before {
+				t.Errorf("asked for %d times more", n-before)
+			}
+			if n := len(b.of("acme", event.GapNotFillable)); n != 1 {
+				t.Errorf("told %d times", n)
+			}
+		})
 	}
 }

@@ -42,6 +42,8 @@ type gap struct {
 	away       time.Duration // the longest that it had been down when it came up, until a surprise has made use of it
 
 	// Of the one goroutine that fills.
+	givenUp   []givenUp // in the order of time
+	told      []told    // the oldest report first
 	toldAt    time.Time // when gap_filled was last published
 	toldOf    int       // how many surprises there were then
 	owed      bool      // a filling on connect is not told yet, since a surprise came meanwhile
@@ -176,6 +178,9 @@ type gapNews struct {
 	Found     int       `json:"found"`
 	Published int       `json:"published"`
 	Reason    string    `json:"reason,omitempty"`
+	// CompleteTo is the checkpoint where it is not To, as before what Nex may still give.
+	CompleteTo time.Time `json:"complete_to,omitzero"`
+	class      string    // of the reason: what is one and the same
 }
 
 // checkpoint is the time before which the log is complete, and when the log took the event that says so; zero if it holds
@@ -195,7 +200,9 @@ func (s *stream) checkpoint(ctx context.Context) (to, stored time.Time, err erro
 		s.log.Warn("the last gap_filled cannot be read, as if there were none", "error", err)
 		return to, stored, nil
 	}
-	to = e.Data.To
+	if to = e.Data.To; !e.Data.CompleteTo.IsZero() {
+		to = e.Data.CompleteTo
+	}
 	for _, bound := range []time.Time{last.Time, s.cfg.Now()} {
 		if bound.Before(to) {
 			to = bound
@@ -252,10 +259,11 @@ func (s *stream) fill(ctx context.Context, onConnect bool) {
 	if oldest := now.Add(-s.cfg.MaxAge); s.cfg.MaxAge > 0 && from.Before(oldest) {
 		f.from = oldest
 		if complete.Before(oldest) {
-			f.lose(gapNews{From: complete, To: oldest, Reason: "older than the log keeps events (stream.max_age)"})
+			f.lose(gapNews{From: complete, To: oldest, Reason: "older than the log keeps events (stream.max_age)", class: "max_age"})
 		}
 	}
-	err := s.fetch(ctx, &f, to)
+	s.gap.expire(now, s.cfg.MaxAge)
+	err := s.fetch(ctx, &f, s.gap.without(f.from, to))
 	if err == nil {
 		err = s.publisher.flush(ctx)
 	}
@@ -273,12 +281,22 @@ func (s *stream) fill(ctx context.Context, onConnect bool) {
 			s.retract(ctx) // and it is filled again
 			return
 		}
-		s.count.update(func(st *Status) { st.CompleteTo = &now })
+		s.showComplete(now)
 		if s.gap.owed || news.Published > 0 || s.tellDue() {
 			s.gap.owed = false
 			s.tell(ctx, news)
 		}
+		if err := s.tryAgain(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("what was given up could not be asked for again, trying on", "error", err)
+		}
+		s.showComplete(now)
 	}
+}
+
+func (s *stream) showComplete(now time.Time) {
+	to, _ := s.gap.stands()
+	to = s.gap.bound(to, now)
+	s.count.update(func(st *Status) { st.CompleteTo = &to })
 }
 
 // tellDue tells whether the checkpoint was last told so long ago that it should be told again. Otherwise the log would
@@ -313,7 +331,7 @@ func (s *stream) retract(ctx context.Context) {
 
 // unfilled tells once that Nex refuses what is missing. It is tried again with the next look for gaps.
 func (s *stream) unfilled(ctx context.Context, f *filling, err error) {
-	if err.Error() == s.gap.lastError {
+	if class(err) == s.gap.lastError {
 		return
 	}
 	news := f.news(f.to)
@@ -322,7 +340,7 @@ func (s *stream) unfilled(ctx context.Context, f *filling, err error) {
 		return
 	}
 	if s.notFillable(ctx, news) == nil {
-		s.gap.lastError = err.Error()
+		s.gap.lastError = class(err)
 	}
 }
 
@@ -331,6 +349,9 @@ type filling struct {
 	from, to  time.Time
 	noted     time.Time // when the log last heard of it
 	surprises int
+	again     bool          // of a window that was given up before
+	pause     time.Duration // how long what is given up then waits
+	left      []window      // and what of it is given up again
 	found     int
 	fresh     atomic.Int64
 	untold    []gapNews     // what Nex does not give, in the order of time
@@ -340,7 +361,7 @@ type filling struct {
 
 // lose notes what cannot be filled, together with what is known to be lost before it where both are one.
 func (f *filling) lose(news gapNews) {
-	if n := len(f.untold); n > 0 && f.untold[n-1].Reason == news.Reason && !news.From.After(f.untold[n-1].To) {
+	if n := len(f.untold); n > 0 && f.untold[n-1].class == news.class && !news.From.After(f.untold[n-1].To) {
 		f.untold[n-1].To = news.To
 		f.untold[n-1].Found += news.Found
 		return
@@ -355,6 +376,10 @@ func (f *filling) news(to time.Time) gapNews {
 // tell writes the checkpoint into the log.
 func (s *stream) tell(ctx context.Context, news gapNews) {
 	s.gap.toldAt = s.cfg.Now()
+	at, _ := s.gap.stands()
+	if at = s.gap.bound(at, s.gap.toldAt); !at.Equal(news.To) {
+		news.CompleteTo = at
+	}
 	s.news(ctx, event.GapFilled, news)
 }
 
