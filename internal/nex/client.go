@@ -36,7 +36,7 @@ const (
 	defaultMaxEvent       = 4 << 20
 	defaultIdleTimeout    = 75 * time.Second
 	defaultConnectTimeout = 15 * time.Second
-	restTimeout           = time.Minute
+	restTimeout           = time.Minute // without the wait for Query.Large
 	defaultMaxAnswer      = 64 << 20
 	maxRedirects          = 5
 )
@@ -125,8 +125,18 @@ var ErrTooLarge = errors.New("answer is too large")
 
 // Insights asks for insights over REST. An error is an [*Error] where Nex answered.
 func (c *Client) Insights(ctx context.Context, key string, q Query) (Payload, error) {
-	ctx, cancel := context.WithTimeout(ctx, restTimeout)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	timeout := time.AfterFunc(restTimeout, func() { cancel(errTimeout) })
+	defer timeout.Stop()
+	large := q.Large
+	if large != nil {
+		large = func(ctx context.Context) error {
+			timeout.Stop() // the wait is ours, not Nex's
+			defer timeout.Reset(restTimeout)
+			return q.Large(ctx)
+		}
+	}
 	values := url.Values{}
 	if !q.From.IsZero() {
 		values.Set("from", q.From.UTC().Format(time.RFC3339Nano))
@@ -142,11 +152,12 @@ func (c *Client) Insights(ctx context.Context, key string, q Query) (Payload, er
 	}
 	resp, err := c.get(ctx, key, "/v1/insights?"+values.Encode(), "application/json")
 	if err != nil {
-		return Payload{}, fmt.Errorf("get insights: %w", err)
+		return Payload{}, fmt.Errorf("get insights: %w", timedOut(ctx, err))
 	}
 	defer resp.Body.Close()
-	content, err := readAnswer(ctx, resp.Body, int64(c.maxAnswer)+1, q.Large)
+	content, err := readAnswer(ctx, resp.Body, int64(c.maxAnswer)+1, large)
 	if err != nil {
+		err = timedOut(ctx, err)
 		return Payload{}, fmt.Errorf("get insights: %w", err)
 	}
 	if len(content) > c.maxAnswer {
@@ -157,6 +168,17 @@ func (c *Client) Insights(ctx context.Context, key string, q Query) (Payload, er
 		return Payload{}, fmt.Errorf("get insights: %w", err)
 	}
 	return payload, nil
+}
+
+// errTimeout says that Nex has not answered over REST in time.
+var errTimeout = fmt.Errorf("no answer in time: %w", context.DeadlineExceeded)
+
+// timedOut is err, or errTimeout if that is what ended the request.
+func timedOut(ctx context.Context, err error) error {
+	if errors.Is(context.Cause(ctx), errTimeout) {
+		return errTimeout
+	}
+	return err
 }
 
 // readAnswer reads up to most bytes, and asks large before it reads many.

@@ -373,3 +373,40 @@ func TestLargeAnswer(t *testing.T) {
 		}
 	}
 }
+
+type transport func(*http.Request) (*http.Response, error)
+
+func (t transport) RoundTrip(r *http.Request) (*http.Response, error) { return t(r) }
+
+// A request over REST is bounded in time, but the wait for room for its answer is not part of that.
+func TestTimeOfARequest(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		silent := false
+		client, err := NewClient(ClientConfig{BaseURL: "http://127.0.0.1", Transport: transport(func(r *http.Request) (*http.Response, error) {
+			if silent {
+				<-r.Context().Done()
+				return nil, r.Context().Err()
+			}
+			body, w := io.Pipe()
+			go func() {
+				defer context.AfterFunc(r.Context(), func() { _ = w.CloseWithError(r.Context().Err()) })()
+				_, _ = io.WriteString(w, `{"data":[{"type":"risk","content":"`+strings.Repeat("x", 2*SmallAnswer)+`"}]}`)
+				_ = w.Close()
+			}()
+			return &http.Response{StatusCode: http.StatusOK, Body: body}, nil
+		})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := client.Insights(t.Context(), key, Query{Large: func(context.Context) error { time.Sleep(2 * restTimeout); return nil }})
+		if err != nil || len(p.Insights) != 1 {
+			t.Errorf("%d insights, %v", len(p.Insights), err)
+		}
+		silent = true
+		began := time.Now()
+		if _, err := client.Insights(t.Context(), key, Query{}); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != restTimeout {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+	})
+}
