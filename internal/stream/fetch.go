@@ -139,12 +139,15 @@ func (s *stream) lose(w window, f *filling, refused error) {
 	if heals(refused) {
 		news.Reason += "; it is tried on"
 	}
+	f.lose(news)
+	if w.to.After(f.to) {
+		return // it is not over yet: the next filling asks for it
+	}
 	if f.again && heals(refused) {
 		f.left = append(f.left, w)
 	} else {
 		s.gap.giveUpOn(w, heals(refused), givenUpFirst, s.cfg.Now())
 	}
-	f.lose(news)
 }
 
 // giveUp tells whether a window that Nex refuses is lost as a whole. Where one after the other is refused they are given up
