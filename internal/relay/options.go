@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -27,6 +28,7 @@ import (
 // plan is a configuration turned into what the parts take: the one place where the two meet.
 type plan struct {
 	cfg        *config.Config
+	made       time.Time
 	workspaces []stream.Workspace
 	endpoints  []*endpoint.Endpoint
 	guard      *webhook.Guard
@@ -48,7 +50,7 @@ func Judge(cfg *config.Config, loadErr error) error {
 // newPlan judges what config could not. Its error is [config.Problems].
 func newPlan(cfg *config.Config) (*plan, error) {
 	var problems config.Problems
-	p := &plan{cfg: cfg}
+	p := &plan{cfg: cfg, made: time.Now()}
 	for _, w := range cfg.Workspaces {
 		p.workspaces = append(p.workspaces, stream.Workspace{Name: w.Name, Token: event.Token(w.Name), Key: w.APIKey.Reveal()})
 	}
@@ -277,7 +279,7 @@ func (p *plan) stream(client *nex.Client, parts *parts, log *slog.Logger, reg pr
 		Client: client, Bus: parts.bus, Leases: parts.leases, Logger: log, Registerer: reg,
 		ReconnectMin: c.ReconnectMin, ReconnectMax: c.ReconnectMax, UnauthorizedRetry: c.UnauthorizedRetry,
 		IdentityWindow: c.IdentityWindow, Backfill: c.Backfill, GapCheckInterval: c.GapCheckInterval, GapOverlap: c.GapOverlap,
-		MaxAge: p.cfg.Stream.MaxAge,
+		MaxAge: p.cfg.Stream.MaxAge, Started: p.made,
 	}
 }
 

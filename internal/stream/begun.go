@@ -30,8 +30,8 @@ func (s *stream) begin(ctx context.Context) (begun, error) {
 	if !errors.Is(err, jetstream.ErrKeyNotFound) {
 		return mark, err
 	}
-	now := s.cfg.Now().UTC()
-	mark = begun{At: now, From: now.Add(-s.cfg.Backfill)}
+	at := s.wanted.UTC()
+	mark = begun{At: at, From: at.Add(-s.cfg.Backfill)}
 	switch first, err := s.cfg.Bus.First(ctx, "nex."+s.workspace.Token+".>"); {
 	case err == nil:
 		// It is held for longer than there are marks, or the bucket was removed. What its first event says is at least as

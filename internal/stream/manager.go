@@ -40,6 +40,9 @@ type Config struct {
 	MaxFetches        int           // 32 REST requests at once, over all streams
 	DialsPerSecond    int           // 500 connection attempts a second, over all streams
 	Now               func() time.Time
+	// Started is when the relay was: its first workspaces are asked for from then on, however long NATS was waited for. Zero
+	// = when they were first applied.
+	Started time.Time
 
 	// For tests: REST requests a second for each key, requestsPerSecond if 0, and the first pause after one that failed,
 	// requestPause if 0.
@@ -65,8 +68,9 @@ type Manager struct {
 	ctx     context.Context // of Run; nil before
 	closed  bool            // Run is ending
 	want    []Workspace
-	running map[string]*running // by token
-	ending  map[string]*running // told to stop, not started again
+	since   map[string]time.Time // by token: when it was first wanted
+	running map[string]*running  // by token
+	ending  map[string]*running  // told to stop, not started again
 	streams sync.WaitGroup
 }
 
@@ -97,7 +101,7 @@ func NewManager(cfg Config) *Manager {
 	}
 	return &Manager{
 		cfg: cfg, log: cfg.Logger.With("component", "stream"), metrics: newMetrics(cfg.Registerer),
-		shared: newShared(&cfg), running: map[string]*running{}, ending: map[string]*running{},
+		shared: newShared(&cfg), since: map[string]time.Time{}, running: map[string]*running{}, ending: map[string]*running{},
 	}
 }
 
@@ -107,6 +111,7 @@ func (m *Manager) Apply(list []Workspace) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.want = slices.Clone(list)
+	m.noteSince()
 	if m.cfg.Leases != nil {
 		tokens := make([]string, len(list))
 		for i, w := range list {
@@ -117,6 +122,23 @@ func (m *Manager) Apply(list []Workspace) {
 	if m.ctx != nil && !m.closed {
 		m.adjust()
 	}
+}
+
+// noteSince remembers since when each workspace is wanted; mu is held.
+func (m *Manager) noteSince() {
+	now := m.cfg.Now()
+	if m.ctx == nil && !m.cfg.Started.IsZero() && m.cfg.Started.Before(now) {
+		now = m.cfg.Started
+	}
+	since := make(map[string]time.Time, len(m.want))
+	for _, w := range m.want {
+		at, known := m.since[w.Token]
+		if !known {
+			at = now
+		}
+		since[w.Token] = at
+	}
+	m.since = since
 }
 
 // Run holds the streams until ctx ends, then waits until what they read is in the log, ten seconds at most.
@@ -189,7 +211,7 @@ func (m *Manager) start(w Workspace, before *running) {
 	m.running[w.Token] = r
 	log := m.log.With("workspace", w.Token)
 	s := &stream{
-		cfg: &m.cfg, workspace: w, log: log, shared: m.shared, count: r.count, gap: newGap(m.cfg.GapOverlap),
+		cfg: &m.cfg, workspace: w, wanted: m.since[w.Token], log: log, shared: m.shared, count: r.count, gap: newGap(m.cfg.GapOverlap),
 		limiter: rate.NewLimiter(m.cfg.requests, requestBurst),
 	}
 	s.publisher = newPublisher(m.cfg.Bus, log, r.count, m.cfg.Now, s.gap.surprise)

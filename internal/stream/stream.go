@@ -53,6 +53,7 @@ var errStreamEnded = errors.New("stream ended by Nex")
 type stream struct {
 	cfg       *Config
 	workspace Workspace
+	wanted    time.Time // since when
 	log       *slog.Logger
 	shared    *shared
 	count     *counters
