@@ -99,6 +99,7 @@ type OrderedState struct {
 	Sequence uint64    `json:"sequence"`
 	Attempt  int       `json:"attempt"`
 	NextAt   time.Time `json:"next_at"`
+	Since    int64     `json:"since,omitempty"` // Unix seconds when the receiver first put it off
 }
 
 // UpdateState changes what is remembered of an endpoint, on what the bucket holds at that moment. change may be called

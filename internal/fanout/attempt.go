@@ -23,9 +23,12 @@ func (f *Fanout) attemptDelivery(l *lane, d *delivery) {
 		f.backlog(d)
 		return
 	}
-	if err := f.load(d); err != nil {
-		f.unreadable(d, err)
-		return
+	if d.event == nil {
+		if err := f.load(d); err != nil {
+			f.unreadable(d, err)
+			return
+		}
+		l.read(len(d.event.data))
 	}
 	result, decision := f.attempt(l, e, d)
 	f.settle(d, result, decision)
@@ -39,7 +42,10 @@ func (f *Fanout) attempt(l *lane, e *endpoint.Endpoint, d *delivery) (webhook.Re
 		result = f.send(e, d, start)
 	}
 	now := time.Now()
-	decision := f.cfg.Policy.Decide(result, d.attempt, now.Sub(d.event.stored), now, jitter(d, now))
+	if result.Outcome == webhook.Throttled && d.since == 0 {
+		d.since = now.Unix()
+	}
+	decision := f.cfg.Policy.Decide(result, d.attempt, putOff(d, now), now, jitter(d, now))
 	f.metrics.observe(result, d.event.stored, now)
 	f.report(l, d, result, decision)
 	if result.Outcome != webhook.Canceled {
@@ -60,6 +66,14 @@ func (f *Fanout) attempt(l *lane, e *endpoint.Endpoint, d *delivery) (webhook.Re
 	return result, decision
 }
 
+// putOff is for how long the receiver has put a delivery off.
+func putOff(d *delivery, now time.Time) time.Duration {
+	if d.since == 0 {
+		return 0
+	}
+	return now.Sub(time.Unix(d.since, 0))
+}
+
 // jitter is a number in [-1, 1] that spreads retries. What fails at an endpoint at one time comes again at one time, so that
 // it can wait together; other endpoints, and other times, come at others.
 func jitter(d *delivery, now time.Time) float64 {
@@ -72,10 +86,11 @@ const jitterSpan = 100 * time.Millisecond
 
 // load fetches the event of a delivery that was stored as a reference.
 func (f *Fanout) load(d *delivery) error {
-	if d.event != nil {
-		return nil
+	if err := f.loads.Acquire(f.attemptCtx, 1); err != nil {
+		return err
 	}
 	m, err := f.cfg.Bus.Get(f.attemptCtx, d.sequence)
+	f.loads.Release(1)
 	if err != nil {
 		return err
 	}
@@ -177,8 +192,27 @@ func (f *Fanout) settle(d *delivery, result webhook.Result, decision Decision) {
 	case Dead:
 		f.bury(d, deadLetter{Reason: decision.Reason, Outcome: result.Outcome, Status: result.StatusCode, Error: errorText(result.Err)})
 	case Disable:
+		if !f.firstGone(d.endpoint) { // one of those in flight when the first said so: it waits for what its owner decides
+			f.backlog(d)
+			return
+		}
 		f.disable(d.endpoint, "the receiver answered 410 Gone", "gone", d, map[string]any{"status": result.StatusCode, "event_id": d.id})
 	}
+}
+
+// firstGone tells whether this is the first 410 since the endpoint became active.
+func (f *Fanout) firstGone(id string) bool {
+	f.mu.Lock()
+	l := f.lanes[id]
+	f.mu.Unlock()
+	if l == nil {
+		return true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	first := !l.gone
+	l.gone = true
+	return first
 }
 
 // disable switches an endpoint off, then is done with the delivery, which may be nil. why is for its owner, reason for

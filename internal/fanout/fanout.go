@@ -69,6 +69,12 @@ const (
 	maxQueued = 8192
 	// maxStoring bounds the writes to RELAY_RETRY and RELAY_DEAD under way. When JetStream cannot keep up, fetching waits.
 	maxStoring = 512
+	// maxLoads bounds the events being read from the log at once: their answers come over one connection, which drops what it
+	// cannot hold.
+	maxLoads = 32
+	// stopReading is how long what was read may take to be stored when the relay stops. NATS that is away takes nothing: what
+	// was not stored comes again.
+	stopReading = 3 * time.Second
 	// sweepEvery is how often lanes are looked at that have stopped moving.
 	sweepEvery = 100 * time.Millisecond
 
@@ -88,6 +94,7 @@ type Fanout struct {
 	heldBytes *semaphore.Weighted
 	queued    *semaphore.Weighted
 	storing   *semaphore.Weighted
+	loads     *semaphore.Weighted
 	held      heldSet
 	shelf     *shelf
 	name      string // of this process, among those that work on spans
@@ -134,6 +141,7 @@ func New(cfg Config) (*Fanout, error) {
 		heldBytes:  semaphore.NewWeighted(maxHeldBytes),
 		queued:     semaphore.NewWeighted(maxQueued),
 		storing:    semaphore.NewWeighted(maxStoring),
+		loads:      semaphore.NewWeighted(maxLoads),
 		lanes:      map[string]*lane{},
 		catching:   map[string]bool{},
 		shelf:      newShelf(),
@@ -180,10 +188,12 @@ func (f *Fanout) Run(ctx context.Context) error {
 	f.mu.Lock()
 	f.stopping.Store(true)
 	f.mu.Unlock()
+	late := time.AfterFunc(stopReading, giveUp)
 	loops.Wait()
 	f.drainers.Wait()
 	f.finishLeaving()
 	f.parkQueues()
+	late.Stop()
 	f.finish(f.cfg.Grace, cut, giveUp)
 	stopBackground()
 	helpers.Wait()
@@ -355,7 +365,7 @@ func (f *Fanout) lane(e *endpoint.Endpoint) *lane {
 	if f.cfg.Replicas != nil {
 		replicas = max(1, f.cfg.Replicas())
 	}
-	l.setLimits(orDefault(e.MaxInFlight, f.cfg.MaxInFlight), perSecond(e)/float64(replicas))
+	l.setLimits(e.URL, orDefault(e.MaxInFlight, f.cfg.MaxInFlight), perSecond(e)/float64(replicas))
 	return l
 }
 

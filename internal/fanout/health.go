@@ -17,10 +17,14 @@ func (f *Fanout) health(e *endpoint.Endpoint, d *delivery, result webhook.Result
 	case result.Outcome == webhook.Delivered:
 		if c.closed {
 			f.log.Info("endpoint has recovered: what waits for it is delivered", "endpoint", e.ID)
-			f.tellUnless(d, event.EndpointRecovered, e.ID, map[string]any{"endpoint": e.ID})
 		}
-		if since != nil {
-			f.noteFailing(e.ID, nil)
+		if since != nil { // also where another life of this process, or another replica, told that it fails
+			f.noteFailing(e.ID, nil, func() error {
+				if event.IsNews(d.event.eventType) {
+					return nil // they would feed each other
+				}
+				return f.news(event.EndpointRecovered, e.ID, map[string]any{"endpoint": e.ID, "failing_since": since.UTC()})
+			})
 		}
 	case c.opened:
 		f.log.Warn("endpoint only fails: it gets single attempts until one succeeds, the rest waits", "endpoint", e.ID, "since", c.since)
@@ -28,7 +32,7 @@ func (f *Fanout) health(e *endpoint.Endpoint, d *delivery, result webhook.Result
 			"endpoint": e.ID, "since": c.since.UTC(), "outcome": result.Outcome, "status": result.StatusCode, "error": errorText(result.Err),
 		})
 		if since == nil {
-			f.noteFailing(e.ID, &c.since)
+			f.noteFailing(e.ID, &c.since, nil)
 		}
 	case since != nil && f.cfg.DisableAfter > 0 && now.Sub(*since) >= f.cfg.DisableAfter:
 		f.disable(e.ID, "it did nothing but fail for "+f.cfg.DisableAfter.String(), "failing", nil, map[string]any{
@@ -44,16 +48,20 @@ func (f *Fanout) tellUnless(d *delivery, eventType, id string, data any) {
 	}
 }
 
-// noteFailing remembers since when an endpoint only fails, over restarts and for all replicas; nil = no longer.
-func (f *Fanout) noteFailing(id string, since *time.Time) {
+// noteFailing remembers since when an endpoint only fails, over restarts and for all replicas; nil = no longer. Whoever
+// changes it tells.
+func (f *Fanout) noteFailing(id string, since *time.Time, tell func() error) {
 	f.write(nil, "note health of endpoint", func() error {
-		_, err := f.cfg.Endpoints.UpdateState(f.storeCtx, id, func(s *endpoint.State) bool {
+		changed, err := f.cfg.Endpoints.UpdateState(f.storeCtx, id, func(s *endpoint.State) bool {
 			if (s.FailingSince == nil) == (since == nil) {
 				return false
 			}
 			s.FailingSince = since
 			return true
 		})
+		if err == nil && changed && tell != nil {
+			err = tell()
+		}
 		return err
 	})
 }

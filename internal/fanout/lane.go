@@ -20,6 +20,9 @@ const (
 	// cutEvery is how often the attempts at once of an endpoint that is overloaded are halved at most: those in flight at one
 	// time all say the same.
 	cutEvery = time.Second
+	// laneBytes is what the events in a lane may take together; one may always be in flight. An endpoint that hangs keeps no
+	// more than that from the others.
+	laneBytes = 4 << 20
 	// burstShare of a second's attempts may be made at once under a rate limit.
 	burstShare = 10
 )
@@ -33,10 +36,16 @@ type lane struct {
 	granting sync.Mutex    // one handshake at a time
 
 	mu          sync.Mutex
+	url         string // that the lane's experience is of
+	asleep      bool   // the endpoint is not active
+	gone        bool   // it has answered 410 since it became active
 	maxInFlight int
+	bytes       int // of the events in the lane, as far as is known
+	lastSize    int // of the event that was read last
 	window      int // attempts at once that the endpoint bears, as far as is known: maxInFlight at most
 	running     int
 	limiter     *rate.Limiter // nil = no limit
+	relimited   chan struct{} // closed when the limit changes
 	limited     int           // of those running, how many wait for the limiter
 	queue       []*delivery
 	circuit     circuit
@@ -56,28 +65,66 @@ type lane struct {
 }
 
 func newLane(f *Fanout, endpoint string) *lane {
-	return &lane{fanout: f, endpoint: endpoint, room: make(chan struct{}, 1)}
+	return &lane{fanout: f, endpoint: endpoint, room: make(chan struct{}, 1), relimited: make(chan struct{})}
 }
 
-// setLimits takes over what the endpoint's settings say. perSecond is this replica's share of the rate limit, 0 = none.
-func (l *lane) setLimits(maxInFlight int, perSecond float64) {
+// setLimits takes over what the endpoint's settings say. perSecond is this replica's share of the rate limit, 0 = none. What
+// was learnt of another URL is forgotten.
+func (l *lane) setLimits(url string, maxInFlight int, perSecond float64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.url != url {
+		l.url = url
+		l.renew()
+	}
 	if l.maxInFlight != maxInFlight {
 		if l.window >= l.maxInFlight || l.window > maxInFlight {
 			l.window = maxInFlight
 		}
 		l.maxInFlight = maxInFlight
 	}
-	switch {
-	case perSecond <= 0:
-		l.limiter = nil
-	case l.limiter == nil:
-		l.limiter = rate.NewLimiter(rate.Limit(perSecond), burst(perSecond))
-	case l.limiter.Limit() != rate.Limit(perSecond):
-		l.limiter.SetLimit(rate.Limit(perSecond))
-		l.limiter.SetBurst(burst(perSecond))
+	before := rate.Limit(0)
+	if l.limiter != nil {
+		before = l.limiter.Limit()
 	}
+	if before == rate.Limit(max(perSecond, 0)) {
+		return
+	}
+	l.limiter = nil
+	if perSecond > 0 {
+		l.limiter = rate.NewLimiter(rate.Limit(perSecond), burst(perSecond))
+	}
+	close(l.relimited)
+	l.relimited = make(chan struct{})
+}
+
+// renew forgets what was learnt of the endpoint; mu is held.
+func (l *lane) renew() {
+	l.pausedUntil, l.circuit, l.gone, l.window, l.interval = time.Time{}, circuit{}, false, l.maxInFlight, 0
+	signal(l.room)
+}
+
+// resumed hears that the endpoint has become active again: it is tried as if it were new.
+func (l *lane) resumed() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.renew()
+}
+
+// weigh counts a delivery that enters the lane. One whose event is still to be read is taken to be like the last; mu is held.
+func (l *lane) weigh(d *delivery) {
+	d.weight = l.lastSize
+	if d.event != nil {
+		d.weight = len(d.event.data)
+	}
+	l.bytes += d.weight
+}
+
+// read hears how large an event was.
+func (l *lane) read(size int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lastSize = size
 }
 
 func burst(perSecond float64) int { return max(1, int(perSecond/burstShare)) }
@@ -98,7 +145,7 @@ func (l *lane) free() bool {
 	if l.limiter != nil && l.limited >= max(1, int(float64(l.limiter.Limit())*maxWait.Seconds())) {
 		return false // those that wait for the limiter already are as many as it lets through within maxWait
 	}
-	return l.running < min(l.window, l.maxInFlight)
+	return l.running == 0 || l.running < min(l.window, l.maxInFlight) && l.bytes < laneBytes
 }
 
 // stalled tells whether a busy lane stands still: no attempt finished for much longer than usual; mu is held.
@@ -126,11 +173,11 @@ func (l *lane) offer(ctx context.Context, d *delivery, fresh bool) bool {
 		l.mu.Unlock()
 		return false
 	case l.free():
-		l.start(now)
+		l.start(now, d)
 		l.mu.Unlock()
 		l.fanout.attempts.Go(func() { l.work(d) })
 		return true
-	case l.circuit.open, l.stalled(now), l.wait() > maxWait:
+	case l.circuit.open, l.stalled(now), l.wait() > maxWait, l.bytes >= laneBytes:
 		l.mu.Unlock()
 		return false
 	}
@@ -141,13 +188,14 @@ func (l *lane) offer(ctx context.Context, d *delivery, fresh bool) bool {
 	}
 	l.mu.Lock()
 	if now = time.Now(); l.open(now) && l.free() { // meanwhile: a queue without a worker would stand still
-		l.start(now)
+		l.start(now, d)
 		l.mu.Unlock()
 		l.fanout.queued.Release(1)
 		l.fanout.attempts.Go(func() { l.work(d) })
 		return true
 	}
 	l.queue = append(l.queue, d)
+	l.weigh(d)
 	l.mu.Unlock()
 	return true
 }
@@ -180,11 +228,12 @@ func (l *lane) tryAdmit(d *delivery) (taken bool, again time.Duration) {
 	now := time.Now()
 	switch {
 	case l.open(now) && l.free():
-		l.start(now)
+		l.start(now, d)
 		l.fanout.attempts.Go(func() { l.work(d) })
 		return true, 0
-	case l.open(now) && !l.circuit.open && l.limiter == nil && len(l.queue) < l.running && l.fanout.queued.TryAcquire(1):
+	case l.open(now) && !l.circuit.open && l.limiter == nil && len(l.queue) < l.running && l.bytes < laneBytes && l.fanout.queued.TryAcquire(1):
 		l.queue = append(l.queue, d)
+		l.weigh(d)
 		return true, 0
 	}
 	again = time.Second // to see whether the endpoint is still there
@@ -197,8 +246,9 @@ func (l *lane) tryAdmit(d *delivery) (taken bool, again time.Duration) {
 }
 
 // start counts an attempt; mu is held.
-func (l *lane) start(now time.Time) {
+func (l *lane) start(now time.Time, d *delivery) {
 	l.running++
+	l.weigh(d)
 	if l.running == min(l.window, l.maxInFlight) {
 		l.moved, l.paceStart, l.paceCount = now, now, 0 // busy from here on
 	}
@@ -207,38 +257,79 @@ func (l *lane) start(now time.Time) {
 // work makes one attempt after the other until there is nothing to do.
 func (l *lane) work(d *delivery) {
 	for d != nil {
+		weight := d.weight // before it is another's
 		if l.takeTurn() {
 			l.fanout.attemptDelivery(l, d)
 		} else {
 			l.fanout.backlog(d) // stopping
 		}
-		d = l.next()
+		d = l.next(weight)
 	}
 }
 
-// takeTurn waits until the rate limit allows an attempt. It answers false if the relay stops meanwhile.
+// takeTurn waits until the rate limit allows an attempt. It answers false if the relay stops meanwhile, or the endpoint is to
+// get nothing any more.
 func (l *lane) takeTurn() bool {
-	l.mu.Lock()
-	limiter := l.limiter
-	if limiter == nil {
+	for {
+		l.mu.Lock()
+		limiter, changed := l.limiter, l.relimited
+		if limiter == nil {
+			l.mu.Unlock()
+			return true
+		}
+		l.limited++
 		l.mu.Unlock()
+		turn := limiter.Reserve()
+		waited := l.await(turn.Delay(), changed)
+		if !waited {
+			turn.Cancel()
+		}
+		l.mu.Lock()
+		l.limited--
+		l.mu.Unlock()
+		signal(l.room)
+		if l.fanout.runCtx.Err() != nil || !l.fanout.active(l.endpoint) {
+			return false
+		}
+		if waited {
+			return true
+		}
+	}
+}
+
+// await waits for a turn. It answers false if the limit changes meanwhile, the relay stops, or the endpoint is to get nothing
+// any more.
+func (l *lane) await(delay time.Duration, changed <-chan struct{}) bool {
+	if delay == 0 {
 		return true
 	}
-	l.limited++
-	l.mu.Unlock()
-	err := limiter.Wait(l.fanout.runCtx)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.limited--
-	signal(l.room)
-	return err == nil
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	for {
+		endpoints := l.fanout.cfg.Endpoints.Changes()
+		e := l.fanout.cfg.Endpoints.Snapshot().Get(l.endpoint)
+		if e == nil || !e.Active() {
+			return false
+		}
+		l.fanout.lane(e) // takes its limits over
+		select {
+		case <-timer.C:
+			return true
+		case <-changed:
+			return false
+		case <-endpoints:
+		case <-l.fanout.runCtx.Done():
+			return false
+		}
+	}
 }
 
-// next counts a finished attempt and answers the next delivery, nil if there is none.
-func (l *lane) next() *delivery {
+// next counts a finished attempt of a delivery of some weight and answers the next delivery, nil if there is none.
+func (l *lane) next(weight int) *delivery {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	defer signal(l.room)
+	l.bytes -= weight
 	now := time.Now()
 	most := min(l.window, l.maxInFlight)
 	if l.running >= most {
@@ -249,7 +340,7 @@ func (l *lane) next() *delivery {
 		}
 	}
 	l.moved = now
-	if len(l.queue) == 0 || l.running > most || now.Before(l.pausedUntil) || l.circuit.open {
+	if len(l.queue) == 0 || l.running > most || l.running > 1 && l.bytes > laneBytes || now.Before(l.pausedUntil) || l.circuit.open {
 		l.running--
 		return nil
 	}
@@ -329,6 +420,11 @@ func (l *lane) takeQueue() []*delivery {
 func (l *lane) take() []*delivery {
 	list := l.queue
 	l.queue = nil
+	for _, d := range list {
+		if d != nil {
+			l.bytes -= d.weight
+		}
+	}
 	if len(list) > 0 {
 		l.fanout.queued.Release(int64(len(list)))
 	}

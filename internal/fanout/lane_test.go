@@ -15,7 +15,7 @@ func busyLane(now time.Time, n, queued int, interval time.Duration) *lane {
 	f := &Fanout{queued: semaphore.NewWeighted(maxQueued)}
 	_ = f.queued.TryAcquire(int64(queued))
 	l := newLane(f, "crm")
-	l.setLimits(n, 0)
+	l.setLimits("https://crm.example.com", n, 0)
 	l.running, l.moved, l.paceStart, l.interval, l.queue = n, now, now, interval, make([]*delivery, queued)
 	return l
 }
@@ -71,7 +71,7 @@ func TestQueueWithoutAWorkerIsTakenAway(t *testing.T) {
 	now := time.Now()
 	l := busyLane(now, 1, 2, 10*time.Millisecond)
 	l.pausedUntil = now.Add(time.Hour)
-	if l.next() != nil || l.running != 0 || len(l.queue) != 2 {
+	if l.next(0) != nil || l.running != 0 || len(l.queue) != 2 {
 		t.Fatalf("%d running, %d queued", l.running, len(l.queue))
 	}
 	l.pausedUntil = now.Add(-time.Millisecond)
@@ -85,7 +85,7 @@ func TestLaneMeasuresItsPace(t *testing.T) {
 	now := time.Now()
 	l := busyLane(now.Add(-2*time.Second), 2, 0, 0)
 	l.paceCount = 39 // in two seconds
-	l.next()
+	l.next(0)
 	if l.interval < 49*time.Millisecond || l.interval > 60*time.Millisecond {
 		t.Errorf("pace %v, 40 in 2 s were finished", l.interval)
 	}
@@ -158,14 +158,14 @@ func TestLaneRateLimit(t *testing.T) {
 	t.Parallel()
 	l := busyLane(time.Now(), 8, 0, 0)
 	l.running = 0
-	l.setLimits(8, 3)
+	l.setLimits("https://crm.example.com", 8, 3)
 	if l.limiter.Burst() != 1 || l.limiter.Limit() != rate.Limit(3) {
 		t.Errorf("%v at once, %v a second", l.limiter.Burst(), l.limiter.Limit())
 	}
 	if l.limited = 3; l.free() {
 		t.Error("more wait for the limiter than it lets through in a second")
 	}
-	l.setLimits(8, 0)
+	l.setLimits("https://crm.example.com", 8, 0)
 	if !l.free() {
 		t.Error("the limit was taken away and still holds")
 	}

@@ -295,7 +295,7 @@ func (f *Fanout) handleOrdered(ctx context.Context, id string, m jetstream.Msg) 
 			_ = m.NakWithDelay(left)
 			return
 		}
-		d.attempt = at.Attempt
+		d.attempt, d.since = at.Attempt, at.Since
 	}
 	if d.held = f.hold(ctx, m, len(msg.data), 1); d.held != nil {
 		f.attemptOrdered(e, d)
@@ -316,7 +316,7 @@ func (f *Fanout) attemptOrdered(e *endpoint.Endpoint, d *delivery) {
 	case result.Outcome == webhook.Canceled:
 		d.held.giveBack(0)
 	default:
-		next := endpoint.OrderedState{Sequence: d.sequence, Attempt: decision.Attempt, NextAt: decision.At}
+		next := endpoint.OrderedState{Sequence: d.sequence, Attempt: decision.Attempt, NextAt: decision.At, Since: d.since}
 		err := f.untilDone("note attempt of an ordered endpoint", func() error {
 			_, err := f.cfg.Endpoints.UpdateState(f.storeCtx, d.endpoint, func(s *endpoint.State) bool {
 				s.Ordered = &next

@@ -146,14 +146,12 @@ func (f *Fanout) reconcile(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			f.log.Warn("an endpoint's place in the log cannot be noted yet, trying on", "endpoint", e.ID, "error", err)
 		}
-		if e.Active() {
-			f.wakeLane(e)
-		}
+		f.wakeLane(e)
 	}
 	f.reconcileOrdered(ctx, snapshot)
 }
 
-// wakeLane has the backlog of an endpoint brought back that may have become active just now.
+// wakeLane sees to the lane of an endpoint that may have become active just now, or no longer be.
 func (f *Fanout) wakeLane(e *endpoint.Endpoint) {
 	f.mu.Lock()
 	l := f.lanes[e.ID]
@@ -163,8 +161,13 @@ func (f *Fanout) wakeLane(e *endpoint.Endpoint) {
 	}
 	l.mu.Lock()
 	behind := l.behind && !l.draining
+	woken := e.Active() && l.asleep
+	l.asleep = !e.Active()
 	l.mu.Unlock()
-	if behind {
+	if woken {
+		l.resumed()
+	}
+	if behind && e.Active() {
 		f.startDrain(l)
 	}
 }
@@ -179,7 +182,7 @@ func (f *Fanout) takePlace(ctx context.Context, e *endpoint.Endpoint) error {
 		if s.Position != 0 {
 			return false
 		}
-		s.Position = max(last, 1)
+		s.Position, s.FailingSince = max(last, 1), nil // the time while it is not tried counts for nothing
 		return true
 	})
 	return err
@@ -200,6 +203,9 @@ func (f *Fanout) goOn(ctx context.Context, e *endpoint.Endpoint) error {
 		}
 		if !e.Ordered && mode != endpoint.ModeSkip {
 			s.Spans = append(s.Spans, endpoint.Span{ID: rand.Text()[:12], From: from, Mode: mode})
+		}
+		if mode == endpoint.ModeSkip {
+			s.Spans = nil
 		}
 		s.Position, s.Resume, s.ResumeAt = 0, "", 0
 		return true

@@ -57,14 +57,14 @@ const (
 	minRetryAfter = time.Second
 	// A receiver that says 429 and no time is left alone this long.
 	throttlePause = 5 * time.Second
-	// A delivery that its receiver keeps putting off is given up when it is this many times as old as the whole schedule.
+	// A delivery that its receiver keeps putting off is given up when that takes this many times as long as the whole schedule.
 	putOffFactor = 2
 	putOffSlack  = time.Hour
 )
 
-// Decide says what becomes of a delivery whose attempt-th attempt ended with result. age is how long the event has been
-// in the log; random is in [-1, 1]. It depends on nothing else.
-func (p Policy) Decide(result webhook.Result, attempt int, age time.Duration, now time.Time, random float64) Decision {
+// Decide says what becomes of a delivery whose attempt-th attempt ended with result. putOff is for how long the receiver has
+// put it off; random is in [-1, 1]. It depends on nothing else.
+func (p Policy) Decide(result webhook.Result, attempt int, putOff time.Duration, now time.Time, random float64) Decision {
 	switch {
 	case result.Outcome == webhook.Delivered:
 		return Decision{Verdict: Done}
@@ -77,7 +77,7 @@ func (p Policy) Decide(result webhook.Result, attempt int, age time.Duration, no
 		return Decision{Verdict: Dead, Reason: ReasonAborted}
 	case result.Outcome == webhook.Throttled:
 		// The receiver works and says that it is too much: that costs none of the attempts, within reason.
-		if age > putOffFactor*p.total()+putOffSlack {
+		if putOff > putOffFactor*p.total()+putOffSlack {
 			return Decision{Verdict: Dead, Reason: ReasonUsedUp}
 		}
 		wait := throttlePause

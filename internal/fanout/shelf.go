@@ -28,6 +28,7 @@ type reference struct {
 	ID       string `json:"id"`
 	Endpoint string `json:"endpoint"`
 	Attempt  int    `json:"attempt"`
+	Since    int64  `json:"since,omitempty"` // Unix seconds when its receiver first put it off
 }
 
 // place is where deliveries are to wait: until a time, or in their endpoint's backlog. What comes to one place within
@@ -145,7 +146,7 @@ func (f *Fanout) store(p place, list []*delivery) {
 func parcel(p place, list []*delivery) (*nats.Msg, []jetstream.PublishOpt, error) {
 	refs := make([]reference, len(list))
 	for i, d := range list {
-		refs[i] = reference{Sequence: d.sequence, ID: d.id, Endpoint: d.endpoint, Attempt: d.attempt}
+		refs[i] = reference{Sequence: d.sequence, ID: d.id, Endpoint: d.endpoint, Attempt: d.attempt, Since: d.since}
 	}
 	data, err := json.Marshal(refs)
 	if err != nil {
