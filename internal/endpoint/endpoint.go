@@ -59,6 +59,9 @@ type Endpoint struct {
 
 	Source    string
 	CreatedAt time.Time
+	// Since is the end of the log when the endpoint was made: it gets nothing up to there, whoever had its id before. 0 = not
+	// known.
+	Since uint64
 	// Revision counts the changes of the endpoint's record in the bucket; 0 for one that stands only in the config file.
 	Revision uint64
 }

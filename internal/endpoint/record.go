@@ -32,6 +32,7 @@ type record struct {
 	Handshake   bool          `json:"handshake,omitempty"`
 	Enabled     bool          `json:"enabled"`
 	CreatedAt   time.Time     `json:"created_at"`
+	Since       uint64        `json:"since,omitempty"`
 	// Sealed holds a sealedPart: signing secrets, and headers, which often carry a credential.
 	Sealed string `json:"sealed"`
 }
@@ -72,7 +73,7 @@ func (s Sealer) encode(e *Endpoint) ([]byte, error) {
 		URL: e.URL, Description: e.Description, Events: e.Events, Workspaces: e.Workspaces, Timeout: e.Timeout,
 		MaxInFlight: e.MaxInFlight, RateLimit: e.RateLimit, Ordered: e.Ordered, Resume: e.Resume,
 		Filter: e.Filter, Handshake: e.Handshake, Enabled: e.Enabled,
-		CreatedAt: e.CreatedAt, Sealed: sealed,
+		CreatedAt: e.CreatedAt, Since: e.Since, Sealed: sealed,
 	})
 }
 
@@ -92,7 +93,7 @@ func (s Sealer) decode(id string, value []byte, revision uint64) (*Endpoint, err
 	e := &Endpoint{
 		ID: id, URL: r.URL, Description: r.Description, Events: r.Events, Workspaces: r.Workspaces, Headers: part.Headers,
 		Timeout: r.Timeout, MaxInFlight: r.MaxInFlight, RateLimit: r.RateLimit, Ordered: r.Ordered, Resume: r.Resume,
-		Filter: r.Filter, Handshake: r.Handshake, Enabled: r.Enabled, Source: SourceAPI, CreatedAt: r.CreatedAt, Revision: revision,
+		Filter: r.Filter, Handshake: r.Handshake, Enabled: r.Enabled, Source: SourceAPI, CreatedAt: r.CreatedAt, Since: r.Since, Revision: revision,
 	}
 	for _, text := range part.Secrets {
 		secret, err := webhook.ParseSecret(text)

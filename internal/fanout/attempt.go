@@ -23,12 +23,20 @@ func (f *Fanout) attemptDelivery(l *lane, d *delivery) {
 		f.backlog(d)
 		return
 	}
+	if d.sequence <= e.Since { // it was for another endpoint with this id
+		d.held.settle()
+		return
+	}
 	if d.event == nil {
 		if err := f.load(d); err != nil {
 			f.unreadable(d, err)
 			return
 		}
 		l.read(len(d.event.data))
+		if !f.wants(e, d.event.workspace, d.event.eventType, d.event.data) { // its owner has narrowed it since
+			d.held.settle()
+			return
+		}
 	}
 	result, decision := f.attempt(l, e, d)
 	f.settle(d, result, decision)
@@ -222,12 +230,13 @@ func (f *Fanout) disable(id, why, reason string, d *delivery, details map[string
 	if d != nil {
 		list = append(list, d)
 	}
+	ours := false
 	f.write(list, "disable endpoint", func() error {
 		changed, err := f.cfg.Endpoints.Disable(f.storeCtx, id, why, time.Now())
 		if errors.Is(err, endpoint.ErrNotFound) {
 			return nil
 		}
-		if err != nil || !changed {
+		if ours = ours || changed; err != nil || !ours {
 			return err
 		}
 		f.log.Warn("endpoint disabled: "+why+"; it keeps its place in the log", "endpoint", id)

@@ -36,8 +36,8 @@ func (f *Fanout) drainable(id string) bool {
 		!slices.ContainsFunc(e.State.Spans, func(s endpoint.Span) bool { return s.Mode != endpoint.ModeAll })
 }
 
-// stocked notes that n deliveries are in an endpoint's backlog now.
-func (f *Fanout) stocked(endpoint string, n int) {
+// stocked notes that deliveries are in an endpoint's backlog now.
+func (f *Fanout) stocked(endpoint string, list []*delivery) {
 	f.mu.Lock()
 	l := f.lanes[endpoint]
 	f.mu.Unlock()
@@ -45,7 +45,11 @@ func (f *Fanout) stocked(endpoint string, n int) {
 		return
 	}
 	l.mu.Lock()
-	l.shelved -= n
+	for _, d := range list {
+		if d.shelved {
+			l.shelved--
+		}
+	}
 	l.stored++
 	l.mu.Unlock()
 	signal(l.room)

@@ -113,6 +113,8 @@ type Fanout struct {
 	leave     chan struct{}
 	scan      chan struct{} // has a value when the backlogs are to be looked at
 
+	prepared sync.Map // ordered endpoints by id that have a consumer, before that is noted in their state
+
 	ordered map[string]*orderedRun // of the one goroutine that follows the endpoints
 
 	running    atomic.Int32    // consumers that are being read
@@ -313,7 +315,11 @@ func (f *Fanout) handleEvent(ctx context.Context, m jetstream.Msg) {
 		_ = m.Term() // nothing that the relay put there
 		return
 	}
-	active, asleep := f.match(workspace, eventType, m.Data())
+	active, asleep, unprepared := f.match(workspace, eventType, meta.Sequence.Stream, m.Data())
+	if err := f.prepare(ctx, unprepared); err != nil {
+		_ = m.NakWithDelay(time.Second)
+		return
+	}
 	if len(active)+len(asleep) == 0 {
 		_ = m.Ack()
 		return
@@ -337,13 +343,33 @@ func (f *Fanout) handleEvent(ctx context.Context, m jetstream.Msg) {
 }
 
 // match is who wants an event: the endpoints that are to get it, and those that are not active but keep their place. Ordered
-// ones have a way of their own.
-func (f *Fanout) match(workspace, eventType string, data []byte) (active, asleep []*endpoint.Endpoint) {
+// ones have a way of their own, unprepared those that may not have it yet. One that was made after the event gets it not.
+func (f *Fanout) match(workspace, eventType string, sequence uint64, data []byte) (active, asleep, unprepared []*endpoint.Endpoint) {
 	snapshot, view := f.cfg.Endpoints.Snapshot(), endpoint.NewView(workspace, data)
-	ordered := func(e *endpoint.Endpoint) bool { return e.Ordered }
-	active = slices.DeleteFunc(snapshot.Match(nil, workspace, eventType, view, f.filterFailed), ordered)
-	asleep = slices.DeleteFunc(snapshot.MatchInactive(nil, workspace, eventType, view, f.filterFailed), ordered)
-	return active, asleep
+	other := func(e *endpoint.Endpoint) bool {
+		if e.Ordered && !e.State.InOrder {
+			unprepared = append(unprepared, e)
+		}
+		return e.Ordered || sequence <= e.Since
+	}
+	active = slices.DeleteFunc(snapshot.Match(nil, workspace, eventType, view, f.filterFailed), other)
+	asleep = slices.DeleteFunc(snapshot.MatchInactive(nil, workspace, eventType, view, f.filterFailed), other)
+	return active, asleep, unprepared
+}
+
+// prepare makes the consumers of ordered endpoints before an event for them is acknowledged: a new one begins behind the
+// acknowledged.
+func (f *Fanout) prepare(ctx context.Context, list []*endpoint.Endpoint) error {
+	for _, e := range list {
+		if _, done := f.prepared.Load(e.ID); done {
+			continue
+		}
+		if err := f.PrepareOrdered(ctx, e); err != nil {
+			return err
+		}
+		f.prepared.Store(e.ID, struct{}{})
+	}
+	return nil
 }
 
 // hand puts a delivery into its endpoint's lane, or stores it for later if the lane does not take it.

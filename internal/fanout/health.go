@@ -51,6 +51,7 @@ func (f *Fanout) tellUnless(d *delivery, eventType, id string, data any) {
 // noteFailing remembers since when an endpoint only fails, over restarts and for all replicas; nil = no longer. Whoever
 // changes it tells.
 func (f *Fanout) noteFailing(id string, since *time.Time, tell func() error) {
+	ours := false
 	f.write(nil, "note health of endpoint", func() error {
 		changed, err := f.cfg.Endpoints.UpdateState(f.storeCtx, id, func(s *endpoint.State) bool {
 			if (s.FailingSince == nil) == (since == nil) {
@@ -59,7 +60,7 @@ func (f *Fanout) noteFailing(id string, since *time.Time, tell func() error) {
 			s.FailingSince = since
 			return true
 		})
-		if err == nil && changed && tell != nil {
+		if ours = ours || changed; err == nil && ours && tell != nil {
 			err = tell()
 		}
 		return err

@@ -52,7 +52,8 @@ type delivery struct {
 	attempt  int    // number of the next attempt, from 1
 	since    int64  // Unix seconds when its receiver first put it off (429); 0 = it did not
 	event    *message
-	weight   int // bytes that its lane counts for it
+	weight   int  // bytes that its lane counts for it
+	shelved  bool // its lane counts it as on its way into the backlog
 	held     *held
 }
 

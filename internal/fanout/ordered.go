@@ -151,6 +151,7 @@ func (f *Fanout) beginOrder(ctx context.Context, e *endpoint.Endpoint) error {
 		s.InOrder = true
 		return changed
 	})
+	f.prepared.Delete(e.ID) // the state says it from here on
 	return err
 }
 
@@ -229,8 +230,7 @@ func (f *Fanout) readOrdered(ctx context.Context, id string) error {
 		return err
 	}
 	for ctx.Err() == nil && f.active(id) {
-		// A request of its own for each event, and a short one: with one attempt at a time nothing is gained by more, and a
-		// request that gets lost costs seconds.
+		// A request of its own for each event: with one attempt at a time nothing is gained by more.
 		m, err := next(ctx, c)
 		if err != nil {
 			return fmt.Errorf("next: %w", err)
@@ -242,8 +242,10 @@ func (f *Fanout) readOrdered(ctx context.Context, id string) error {
 	return ctx.Err()
 }
 
-// orderedWait is how long a request for an ordered endpoint's next event waits for it.
-const orderedWait = 3 * time.Second
+// orderedWait is how long a request for an ordered endpoint's next event waits for it. From ten seconds on the server tells
+// that it still does, and the client leaves a second for an event that is sent at the very end: one that nobody takes comes
+// again only when its acknowledgement is overdue.
+const orderedWait = 13 * time.Second
 
 // next is a consumer's next message, nil if there is none for a while.
 func next(ctx context.Context, c jetstream.Consumer) (jetstream.Msg, error) {
@@ -285,7 +287,7 @@ func (f *Fanout) handleOrdered(ctx context.Context, id string, m jetstream.Msg) 
 		return
 	}
 	msg := newMessage(m.Subject(), m.Headers(), meta.Sequence.Stream, meta.Timestamp, m.Data())
-	if !f.wants(e, msg.workspace, msg.eventType, msg.data) {
+	if msg.sequence <= e.Since || !f.wants(e, msg.workspace, msg.eventType, msg.data) {
 		_ = m.Ack()
 		return
 	}

@@ -79,7 +79,7 @@ func (f *Fanout) LeaveToLog(ctx context.Context) bool {
 	for _, d := range list {
 		switch e := snapshot.Get(d.endpoint); {
 		case e == nil:
-			d.held.settle()
+			f.backlog(d) // not for this replica to judge
 		case e.Active():
 			f.hand(ctx, e, d, true)
 		case e.State.Position == 0 || d.sequence <= e.State.Position:

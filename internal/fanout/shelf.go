@@ -66,7 +66,7 @@ func (f *Fanout) backlog(d *delivery) {
 	}
 	l := f.lane(e)
 	l.mu.Lock()
-	l.behind = true
+	l.behind, d.shelved = true, true
 	l.shelved++
 	l.mu.Unlock()
 	f.shelve(d, place{endpoint: d.endpoint})
@@ -135,7 +135,7 @@ func (f *Fanout) store(p place, list []*delivery) {
 		defer cancel()
 		_, err := f.cfg.Bus.JetStream().PublishMsg(ctx, msg, opts...)
 		if err == nil && p.at == 0 {
-			f.stocked(p.endpoint, len(list))
+			f.stocked(p.endpoint, list)
 		}
 		return err
 	})
