@@ -86,11 +86,11 @@ func (g *gap) wentDown(now time.Time) {
 // older than what was thought complete says that it was not, as when Nex's clock was set back: the gap begins with it,
 // less the overlap, and less the time for which the stream had been away, since it is the oldest that came but not the
 // oldest that was missed.
-func (g *gap) surprise(emitted time.Time, recalled bool) {
+func (g *gap) surprise(emitted time.Time, recalled bool) (moved bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if emitted.IsZero() || recalled && emitted.Before(g.floor) || !emitted.Before(g.completeTo.Add(-g.overlap)) {
-		return
+		return false
 	}
 	if !recalled && emitted.Before(g.floor) {
 		g.floor = time.Time{} // by Nex's clock it is earlier than when we began by ours
@@ -99,6 +99,20 @@ func (g *gap) surprise(emitted time.Time, recalled bool) {
 	g.away = 0
 	g.surprises++
 	signal(g.again)
+	return true
+}
+
+// surprised is what is to be told before a new insight is written that moves the checkpoint back.
+func (s *stream) surprised(emitted time.Time, recalled bool) *event.Event {
+	if !s.gap.surprise(emitted, recalled) {
+		return nil
+	}
+	at, _ := s.gap.stands()
+	e, err := event.News(s.workspace.Token, event.GapFilled, "", gapNews{From: at, To: at}, s.cfg.Now())
+	if err != nil { // times always encode
+		s.log.Error("news could not be told", "type", event.GapFilled, "error", err)
+	}
+	return e
 }
 
 func signal(c chan struct{}) {

@@ -107,6 +107,35 @@ func TestClockOfNexSetBackWhileAGapIsFilled(t *testing.T) {
 	b.exactly("acme")
 }
 
+// The same where the relay ends while its first request is still under way: the replay is in the log by then, and no surprise
+// to the next life.
+func TestClockOfNexSetBackAndARelayThatEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nexsim.Options{})
+	b.cfg.GapOverlap, b.cfg.Backfill = time.Minute, 24*time.Hour
+	b.start(workspace("acme"))
+	b.connected("acme", 1)
+	b.news("acme", event.GapFilled, 1)
+	b.sim.Emit("acme", 5)
+	b.exactly("acme")
+	b.stop()
+	b.sim.JumpClock(-2 * time.Hour)
+	b.history(200, 250*time.Millisecond)
+	b.before(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if _, ok := isREST(r); ok {
+			<-r.Context().Done()
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+	b.start(workspace("acme"))
+	b.eventually("the replay is in the log", func() bool { return len(b.insights("acme")) >= 25 })
+	b.stop()
+	b.before(func(w http.ResponseWriter, r *http.Request, next http.Handler) { next.ServeHTTP(w, r) })
+	b.start(workspace("acme"))
+	b.exactly("acme")
+}
+
 // The same while the relay was away for long, so that what is replayed is far from the oldest that was missed.
 func TestClockOfNexSetBackDuringALongOutage(t *testing.T) {
 	t.Parallel()

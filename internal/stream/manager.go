@@ -214,7 +214,7 @@ func (m *Manager) start(w Workspace, before *running) {
 		cfg: &m.cfg, workspace: w, wanted: m.since[w.Token], log: log, shared: m.shared, count: r.count, gap: newGap(m.cfg.GapOverlap),
 		limiter: rate.NewLimiter(m.cfg.requests, requestBurst),
 	}
-	s.publisher = newPublisher(m.cfg.Bus, log, r.count, m.cfg.Now, s.gap.surprise)
+	s.publisher = newPublisher(m.cfg.Bus, log, r.count, m.cfg.Now, s.surprised)
 	m.streams.Go(func() {
 		defer cancel()
 		if before != nil {

@@ -36,8 +36,9 @@ type publisher struct {
 	count *counters
 	now   func() time.Time
 	line  chan item
-	// surprise hears of each new insight that came over the stream.
-	surprise func(emitted time.Time, recalled bool)
+	// surprise hears of each new insight that came over the stream, before it is written, and answers what is to be told first;
+	// nil for nothing. In the log it stands before what it is about: no other life knows of the one without the other.
+	surprise func(emitted time.Time, recalled bool) *event.Event
 
 	ids    *identities       // of run, as what follows is
 	from   uint64            // ids knows every insight of the workspace from this sequence on
@@ -57,7 +58,7 @@ type item struct {
 	done    func()
 }
 
-func newPublisher(b *bus.Bus, log *slog.Logger, count *counters, now func() time.Time, surprise func(time.Time, bool)) *publisher {
+func newPublisher(b *bus.Bus, log *slog.Logger, count *counters, now func() time.Time, surprise func(time.Time, bool) *event.Event) *publisher {
 	return &publisher{
 		bus: b, log: log, count: count, now: now, surprise: surprise, line: make(chan item, pipelineDepth), last: map[string]uint64{},
 	}
@@ -214,8 +215,6 @@ func (p *publisher) bring(ctx context.Context, it *item) error {
 		if it.fresh != nil {
 			it.fresh.Add(1)
 			p.count.metrics.gapPublished.Inc()
-		} else {
-			p.surprise(it.event.Emitted, it.recalled)
 		}
 	default:
 		p.count.duplicate()
@@ -237,7 +236,8 @@ func (p *publisher) news(ctx context.Context, e *event.Event) error {
 // insight publishes an insight, unless the log holds it; fresh tells which.
 func (p *publisher) insight(ctx context.Context, it *item) (fresh bool, err error) {
 	e, subject := it.event, it.event.NATSSubject()
-	tried := false
+	tried, heard := false, false
+	var first *event.Event
 	err = p.insist(ctx, func() error {
 		if it.known || p.ids.holds(e) {
 			fresh = tried && p.ids.holdsID(e.ID) // our own, whose acknowledgement got lost
@@ -249,6 +249,15 @@ func (p *publisher) insight(ctx context.Context, it *item) (fresh bool, err erro
 		last, known := p.last[subject]
 		if !known {
 			return p.learn(ctx, subject)
+		}
+		if it.fresh == nil && !heard {
+			heard, first = true, p.surprise(e.Emitted, it.recalled)
+		}
+		if first != nil {
+			if _, err := p.bus.Append(ctx, first, first.ID, bus.Anywhere); err != nil {
+				return err
+			}
+			first = nil
 		}
 		ack, err := p.bus.Append(ctx, e, e.ID, last)
 		if err == nil && ack.Duplicate {

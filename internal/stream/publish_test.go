@@ -30,7 +30,7 @@ func newWriter(t *testing.T, b *bus.Bus, n int, since time.Time) *writer {
 	t.Helper()
 	w := &writer{t: t}
 	w.publisher = newPublisher(b, slog.New(slog.DiscardHandler), &counters{metrics: newMetrics(prometheus.NewRegistry())}, time.Now,
-		func(time.Time, bool) { w.surprises.Add(1) })
+		func(time.Time, bool) *event.Event { w.surprises.Add(1); return nil })
 	recent, err := b.Recent(t.Context(), "acme", n, since, maxKnown)
 	if err != nil {
 		t.Fatal(err)
