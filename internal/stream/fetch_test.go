@@ -66,7 +66,8 @@ func TestWindowThatNexRefuses(t *testing.T) {
 			b.start(workspace("acme"))
 			b.exactly("acme")
 			b.eventually("complete", func() bool { return b.status("acme").CompleteTo != nil })
-			if w, reason := b.lost(1); !w.holds(poison) || w.size() > 2*time.Second || name == "more than the client reads" && w.size() > 3*minWindow || !strings.Contains(reason, c.reason) {
+			// What is too large is split below a second. Neighbours overlap: a moment near an edge is refused in both.
+			if w, reason := b.lost(1); !w.holds(poison) || w.size() > 2*time.Second || name == "more than the client reads" && w.size() > time.Second/2 || !strings.Contains(reason, c.reason) {
 				t.Errorf("%v to %v: %s; poison %v", w.from, w.to, reason, poison)
 			}
 			if n := len(b.of("acme", event.GapNotFillable)); n != 1 {
