@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 
 	"github.com/nex-crm/relay/internal/bus"
@@ -85,8 +86,12 @@ func putOff(d *delivery, now time.Time) time.Duration {
 // jitter is a number in [-1, 1] that spreads retries. What fails at an endpoint at one time comes again at one time, so that
 // it can wait together; other endpoints, and other times, come at others.
 func jitter(d *delivery, now time.Time) float64 {
+	var buf [96]byte // enough for an endpoint's id: this runs with every attempt
+	b := append(buf[:0], d.endpoint...)
+	b = strconv.AppendInt(append(b, ' '), int64(d.attempt), 10)
+	b = strconv.AppendInt(append(b, ' '), now.UnixMilli()/jitterSpan.Milliseconds(), 10)
 	h := fnv.New32a()
-	fmt.Fprintf(h, "%s %d %d", d.endpoint, d.attempt, now.UnixMilli()/jitterSpan.Milliseconds())
+	_, _ = h.Write(b)
 	return float64(h.Sum32())/math.MaxUint32*2 - 1
 }
 
@@ -94,15 +99,20 @@ const jitterSpan = 100 * time.Millisecond
 
 // load fetches the event of a delivery that was stored as a reference.
 func (f *Fanout) load(d *delivery) error {
-	if err := f.loads.Acquire(f.attemptCtx, 1); err != nil {
-		return err
-	}
-	m, err := f.cfg.Bus.Get(f.attemptCtx, d.sequence)
-	f.loads.Release(1)
+	ev, err := f.reread.get(f.attemptCtx, d.sequence, func() (*message, error) {
+		if err := f.loads.Acquire(f.attemptCtx, 1); err != nil {
+			return nil, err
+		}
+		defer f.loads.Release(1)
+		m, err := f.cfg.Bus.Get(f.attemptCtx, d.sequence)
+		if err != nil {
+			return nil, err
+		}
+		return newMessage(m.Subject, m.Header, m.Sequence, m.Time, m.Data), nil
+	})
 	if err != nil {
 		return err
 	}
-	ev := newMessage(m.Subject, m.Header, m.Sequence, m.Time, m.Data)
 	if d.id != "" && ev.id != d.id { // the log was made anew: the sequence means another event now
 		return fmt.Errorf("sequence %d holds another event: %w", d.sequence, bus.ErrNotInLog)
 	}

@@ -66,7 +66,7 @@ const (
 	heldWeight   = 2 << 10
 	// maxQueued bounds the deliveries that wait in all lanes together. At full speed it is well below a second's work, so
 	// that the wait of a lane tells of its endpoint and not of this machine.
-	maxQueued = 8192
+	maxQueued = 4096
 	// maxStoring bounds the writes to RELAY_RETRY and RELAY_DEAD under way. When JetStream cannot keep up, fetching waits.
 	maxStoring = 512
 	// maxLoads bounds the events being read from the log at once: their answers come over one connection, which drops what it
@@ -96,6 +96,8 @@ type Fanout struct {
 	storing   *semaphore.Weighted
 	loads     *semaphore.Weighted
 	held      heldSet
+	reread    *reread
+	crowd     crowd
 	shelf     *shelf
 	name      string // of this process, among those that work on spans
 
@@ -147,6 +149,7 @@ func New(cfg Config) (*Fanout, error) {
 		lanes:      map[string]*lane{},
 		catching:   map[string]bool{},
 		shelf:      newShelf(),
+		reread:     newReread(),
 		name:       rand.Text()[:12],
 		leave:      make(chan struct{}, 1),
 		ordered:    map[string]*orderedRun{},
@@ -425,6 +428,7 @@ func (f *Fanout) Sweep() {
 			f.backlog(d)
 		}
 	}
+	f.reread.expire(now)
 }
 
 // parkQueues empties every lane into RELAY_RETRY when the relay stops.

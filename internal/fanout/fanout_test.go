@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -29,7 +30,13 @@ import (
 	"github.com/nex-crm/relay/internal/webhook"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(receiversEnv) != "" {
+		serveReceivers()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // patience bounds how long a test waits for what must happen; nothing is measured by it.
 const patience = 30 * time.Second

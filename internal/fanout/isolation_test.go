@@ -3,12 +3,9 @@ package fanout_test
 import (
 	"flag"
 	"fmt"
-	"io"
-	"net/http"
-	"net/http/httptest"
 	"slices"
-	"sync"
-	"sync/atomic"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,58 +70,28 @@ func median(list []round, of func(round) float64) float64 {
 	return values[len(values)/2]
 }
 
+// measureIsolation is one round in a world of its own. The receivers are another process: what they cost is theirs.
 func measureIsolation(t *testing.T, sick bool) round {
 	t.Helper()
-	const warm, events, paced, perSecond = 200, 1500, 400, 40
+	const warm, events, paced, perSecond = 300, 3000, 600, 40
 	b := setup(t, fanout.Policy{Schedule: []time.Duration{0, 5 * time.Second, 5 * time.Minute}, RetryAfterMax: time.Hour})
 	b.stop()
-	release := make(chan struct{})
-	var got atomic.Int64
-	var mu sync.Mutex
-	sent := map[string]time.Time{}
-	var took []time.Duration
-	healthy := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
-		now := time.Now()
-		mu.Lock()
-		if at, ok := sent[r.Header.Get("Webhook-Id")]; ok {
-			took = append(took, now.Sub(at))
-		}
-		mu.Unlock()
-		got.Add(1)
-	}))
-	hanging := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		select {
-		case <-release:
-		case <-r.Context().Done():
-		}
-	}))
-	failing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
-		w.WriteHeader(http.StatusInternalServerError)
-	}))
-	flooded := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
-		select {
-		case <-time.After(500 * time.Millisecond):
-		case <-release:
-		}
-	}))
+	r := startReceivers(t)
 	var list []*endpoint.Endpoint
-	add := func(kind string, n int, url string, workspaces ...string) {
+	add := func(kind string, n int, workspaces ...string) {
 		for i := range n {
-			list = append(list, &endpoint.Endpoint{ID: fmt.Sprintf("%s-%d", kind, i), URL: url, Workspaces: workspaces})
+			list = append(list, &endpoint.Endpoint{ID: fmt.Sprintf("%s-%d", kind, i), URL: r.url + "/" + kind, Workspaces: workspaces})
 		}
 	}
-	add("healthy", healthyOnes, healthy.URL, "acme")
+	add("healthy", healthyOnes, "acme")
 	if sick {
-		add("hanging", sickOfAKind, hanging.URL, "acme")
-		add("failing", sickOfAKind, failing.URL, "acme")
-		add("flooded", sickOfAKind, flooded.URL, "acme", "flood")
+		add("hanging", sickOfAKind, "acme")
+		add("failing", sickOfAKind, "acme")
+		add("flooded", sickOfAKind, "acme", "flood")
 	}
 	b.endpoints(list...)
 
-	body := fmt.Sprintf(`{"type":"risk","content":%q}`, make([]byte, 180))
+	body := fmt.Sprintf(`{"type":"risk","content":%q}`, strings.Repeat("x", 700))
 	var pending []*bus.Pending
 	settle := func() {
 		for _, p := range pending {
@@ -155,39 +122,29 @@ func measureIsolation(t *testing.T, sick bool) round {
 	}
 	fill("warm", warm)
 	b.start()
-	eventuallyIn(t, time.Minute, "the healthy ones are warm", func() bool { return got.Load() >= warm*healthyOnes })
+	eventuallyIn(t, time.Minute, "the healthy ones are warm", func() bool { return r.tally().Got >= warm*healthyOnes })
 	if sick { // it takes circuitSpan and some failures until it is known who only fails
 		eventuallyIn(t, time.Minute, "the failing ones are known", func() bool { return b.gauge("relay_circuits_open") >= sickOfAKind })
 	}
-	got.Store(0)
 	began := time.Now()
 	fill("x", events)
-	eventuallyIn(t, 5*time.Minute, "the healthy ones have everything", func() bool { return got.Load() >= events*healthyOnes })
-	r := round{throughput: events * healthyOnes / time.Since(began).Seconds()}
+	eventuallyIn(t, 5*time.Minute, "the healthy ones have everything", func() bool { return r.tally().Got >= (warm+events)*healthyOnes })
+	result := round{throughput: events * healthyOnes / time.Since(began).Seconds()}
 
 	ticker := time.NewTicker(time.Second / perSecond)
 	for i := range paced {
 		<-ticker.C
-		id := fmt.Sprintf("p-%d", i)
-		mu.Lock()
-		sent[id] = time.Now()
-		mu.Unlock()
-		publish("acme", id)
+		publish("acme", pacedPrefix+strconv.FormatInt(time.Now().UnixNano(), 10))
 		for j := range 10 {
 			publish("flood", fmt.Sprintf("pf-%d-%d", i, j))
 		}
 		settle()
 	}
 	ticker.Stop()
-	eventuallyIn(t, time.Minute, "the paced ones have come", func() bool { return got.Load() >= (events+paced)*healthyOnes })
-	mu.Lock()
-	slices.Sort(took)
-	r.p50, r.p99 = took[len(took)/2], took[len(took)*99/100]
-	mu.Unlock()
-	close(release)
+	eventuallyIn(t, time.Minute, "the paced ones have come", func() bool { return r.tally().Got >= (warm+events+paced)*healthyOnes })
+	last := r.tally()
+	result.p50, result.p99 = last.P50, last.P99
+	r.stop()
 	b.stop()
-	for _, s := range []*httptest.Server{healthy, hanging, failing, flooded} {
-		s.Close()
-	}
-	return r
+	return result
 }

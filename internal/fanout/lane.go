@@ -163,8 +163,8 @@ func (l *lane) wait() time.Duration {
 }
 
 // offer takes a delivery, unless it would have to wait for more than a moment: then it belongs into the backlog. fresh says
-// that it comes from the log, and so has its place behind what waits. offer does not wait for the endpoint; it may wait a
-// moment for room among all lanes, which the other lanes make.
+// that it comes from the log, and so has its place behind what waits. offer does not wait for the endpoint; while all lanes
+// have enough to do it may wait a moment for room among them.
 func (l *lane) offer(ctx context.Context, d *delivery, fresh bool) bool {
 	l.mu.Lock()
 	now := time.Now()
@@ -183,8 +183,8 @@ func (l *lane) offer(ctx context.Context, d *delivery, fresh bool) bool {
 	}
 	l.mu.Unlock()
 
-	if l.fanout.queued.Acquire(ctx, 1) != nil {
-		return false // stopping
+	if !l.fanout.crowd.enter(ctx, l.fanout.queued) {
+		return false
 	}
 	l.mu.Lock()
 	if now = time.Now(); l.open(now) && l.free() { // meanwhile: a queue without a worker would stand still
@@ -341,7 +341,9 @@ func (l *lane) next(weight int) *delivery {
 	}
 	l.moved = now
 	if len(l.queue) == 0 || l.running > most || l.running > 1 && l.bytes > laneBytes || now.Before(l.pausedUntil) || l.circuit.open {
-		l.running--
+		if l.running--; l.running == 0 && !l.behind {
+			l.fanout.crowd.hungry(now)
+		}
 		return nil
 	}
 	d := l.queue[0]

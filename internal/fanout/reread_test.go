@@ -1,0 +1,59 @@
+package fanout
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestReread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReread()
+		var loads atomic.Int32
+		of := func(sequence uint64, size int) func() (*message, error) {
+			return func() (*message, error) {
+				loads.Add(1)
+				time.Sleep(time.Millisecond)
+				return &message{sequence: sequence, data: make([]byte, size)}, nil
+			}
+		}
+		var all sync.WaitGroup
+		for range 10 {
+			all.Go(func() {
+				if ev, err := r.get(t.Context(), 7, of(7, 100)); err != nil || ev.sequence != 7 {
+					t.Errorf("got %v, %v", ev, err)
+				}
+			})
+		}
+		all.Wait()
+		if n := loads.Load(); n != 1 {
+			t.Fatalf("ten who ask for one event read it %d times", n)
+		}
+
+		gone := errors.New("gone")
+		if _, err := r.get(t.Context(), 8, func() (*message, error) { return nil, gone }); !errors.Is(err, gone) {
+			t.Fatalf("error %v", err)
+		}
+		if _, err := r.get(t.Context(), 8, of(8, 100)); err != nil {
+			t.Fatalf("a failure is kept: %v", err)
+		}
+
+		for i := range uint64(20) { // ten times as much as is kept
+			_, _ = r.get(t.Context(), 100+i, of(100+i, rereadBytes/2))
+			if r.bytes > rereadBytes || len(r.order) != len(r.all) {
+				t.Fatalf("%d bytes in %d events of %d are kept", r.bytes, len(r.order), len(r.all))
+			}
+		}
+		if _, err := r.get(t.Context(), 200, of(200, 2*rereadBytes)); err != nil || len(r.all) != 1 {
+			t.Fatalf("one that is larger than all may be: %v, %d kept", err, len(r.all))
+		}
+		time.Sleep(rereadTime)
+		r.expire(time.Now())
+		if len(r.all) != 0 || r.bytes != 0 {
+			t.Fatalf("%d bytes in %d events are kept though nobody asked for them", r.bytes, len(r.all))
+		}
+	})
+}
