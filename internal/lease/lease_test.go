@@ -77,6 +77,16 @@ type replica struct {
 	*lease.Table
 	wire *wire
 	stop func()
+
+	mu    sync.Mutex
+	doing map[string]bool
+}
+
+// holds is what the replica's worker works on. [lease.Table.Held] is for the worker alone.
+func (r *replica) holds() map[string]bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.doing)
 }
 
 // start runs a replica whose worker ends its work as soon as it is told to.
@@ -118,7 +128,6 @@ func launch(t *testing.T, s *server.Server, name string, want []string, idle boo
 
 // work says of each name that is no longer held that it has ended.
 func (r *replica) work(ctx context.Context) {
-	doing := map[string]bool{}
 	for {
 		select {
 		case <-r.Changed():
@@ -126,12 +135,14 @@ func (r *replica) work(ctx context.Context) {
 			return
 		}
 		held := r.Held()
-		for n := range doing {
+		for n := range r.holds() {
 			if !held[n] {
 				r.Done(n)
 			}
 		}
-		doing = held
+		r.mu.Lock()
+		r.doing = held
+		r.mu.Unlock()
 	}
 }
 
@@ -151,7 +162,7 @@ func settled(t *testing.T, want []string, least int, replicas ...*replica) {
 		count := map[string]int{}
 		shares := []int{}
 		for _, r := range replicas {
-			held := r.Held()
+			held := r.holds()
 			shares = append(shares, len(held))
 			for n := range held {
 				count[n]++
@@ -241,8 +252,8 @@ func TestOneNameAfterAnother(t *testing.T) {
 	settled(t, names(2), 2, a)
 	b := start(t, s, "b", names(4)) // with another configuration: what nobody holds is taken, nothing is handed over
 	settled(t, names(4), 2, a, b)
-	if len(a.Held()) != 2 {
-		t.Errorf("a handed over to one that wants other names: %v", a.Held())
+	if len(a.holds()) != 2 {
+		t.Errorf("a handed over to one that wants other names: %v", a.holds())
 	}
 	a.Want(names(4)) // as the reload reaches it
 	settled(t, names(4), 0, a, b)
@@ -279,7 +290,7 @@ func TestHandoverOfWhatNobodyAskedFor(t *testing.T) {
 		time.Sleep(10 * time.Millisecond) // polls
 	}
 	b := start(t, s, "b", want)
-	for len(b.Held()) < 3 {
+	for len(b.holds()) < 3 {
 		time.Sleep(10 * time.Millisecond)
 	}
 }
@@ -290,7 +301,7 @@ func TestNATSAway(t *testing.T) {
 	want := names(20)
 	a, b := start(t, s, "a", want), start(t, s, "b", want)
 	settled(t, want, 3, a, b)
-	before := a.Held()
+	before := a.holds()
 	a.wire.set(true)
 	b.wire.set(true)
 	for a.Alive() || b.Alive() {
@@ -302,7 +313,7 @@ func TestNATSAway(t *testing.T) {
 	a.wire.set(false)
 	b.wire.set(false)
 	settled(t, want, 3, a, b)
-	if !maps.Equal(a.Held(), before) {
+	if !maps.Equal(a.holds(), before) {
 		t.Error("an outage of NATS moved names from one to the other")
 	}
 }
