@@ -206,6 +206,15 @@ func (s *Sim) controlREST(in restRequest) (any, error) {
 	return finished(s.SetREST(in.Shape, in.IDs == nil || *in.IDs))
 }
 
+type futureRequest struct {
+	Refuse bool `json:"refuse"`
+}
+
+func (s *Sim) controlFuture(in futureRequest) (any, error) {
+	s.SetFuture(in.Refuse)
+	return finished(nil)
+}
+
 type replayRequest struct {
 	Shape string `json:"shape"`
 	Time  string `json:"time"` // "seconds" if missing

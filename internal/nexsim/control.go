@@ -48,6 +48,7 @@ func (s *Sim) controlRoutes() []route {
 		{post, "/_sim/key", "{workspace, token, scopes}", "adds a key or changes its scopes", action(s.controlKey)},
 		{post, "/_sim/revoke", "{token}", "removes a key", action(s.controlRevoke)},
 		{post, "/_sim/rest", "{shape, ids}", "how REST answers", action(s.controlREST)},
+		{post, "/_sim/future", "{refuse}", "refuses windows that end in the future", action(s.controlFuture)},
 		{post, "/_sim/replay", "{shape, time}", "how new streams replay", action(s.controlReplay)},
 		{post, "/_sim/clock", "{jump}", "moves the clock", action(s.controlClock)},
 	}

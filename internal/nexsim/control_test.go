@@ -23,7 +23,7 @@ func TestControlList(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(list) != 21 || strings.Count(string(doc), " /_sim/") != len(list)+1 { // and the title
+	if len(list) != 22 || strings.Count(string(doc), " /_sim/") != len(list)+1 { // and the title
 		t.Errorf("%d endpoints are listed, %d in the package comment", len(list), strings.Count(string(doc), " /_sim/")-1)
 	}
 	for _, e := range list {
@@ -119,6 +119,15 @@ func TestControlAnswers(t *testing.T) {
 	b.control("/_sim/rest", `{"shape":"enriched","ids":false}`)
 	if _, body := b.get("/v1/insights"); !strings.HasPrefix(string(body), `{"insights":[{"type":"`) {
 		t.Errorf("rest without ids: %.100s", body)
+	}
+	b.control("/_sim/future", `{"refuse":true}`)
+	if status, body := b.get("/v1/insights?to=" + b.Now().Add(time.Second).Format(time.RFC3339)); status != 400 || !strings.Contains(string(body), "future") {
+		t.Errorf("future: %d %s", status, body)
+	}
+	for _, path := range []string{"/v1/insights", "/v1/insights?to=" + b.Now().Format(time.RFC3339)} {
+		if status, body := b.get(path); status != 200 {
+			t.Errorf("%s: %d %s", path, status, body)
+		}
 	}
 	b.control("/_sim/replay", `{"shape":"array","time":"none"}`)
 	if _, data := b.open().event(); !strings.HasPrefix(data, `[{"type"`) || strings.Contains(data, "created_at") {

@@ -31,6 +31,7 @@
 //	POST /_sim/key         {workspace, token, scopes} adds a key or changes its scopes
 //	POST /_sim/revoke      {token} removes a key and ends its streams
 //	POST /_sim/rest        {shape: data|enriched, ids} how REST answers
+//	POST /_sim/future      {refuse} REST answers 400 to windows that end in the future
 //	POST /_sim/replay      {shape: batch|single|array, time: seconds|none} how new streams replay
 //	POST /_sim/clock       {jump} moves the clock of emitted_at, created_at, from, to and last
 package nexsim

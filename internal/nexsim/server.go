@@ -1,6 +1,7 @@
 package nexsim
 
 import (
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -64,14 +65,17 @@ func (s *Sim) serveInsights(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	ws := k.workspace
-	q, err := parseQuery(r.URL.Query(), s.Now())
+	sh, now := s.shapes.Load(), s.Now()
+	q, err := parseQuery(r.URL.Query(), now)
+	if err == nil && sh.noFuture && q.to.After(now) && q.to != endOfTime {
+		err = errors.New("to must not be in the future")
+	}
 	if err != nil {
 		ws.counts.add(EndpointREST, http.StatusBadRequest)
 		writeError(w, http.StatusBadRequest, err.Error())
 		return
 	}
 	ws.counts.add(EndpointREST, http.StatusOK)
-	sh := s.shapes.Load()
 	writeJSON(w, http.StatusOK, restPayload(ws.id, ws.between(q.from, q.to, q.limit), sh.rest, sh.restIDs))
 }
 

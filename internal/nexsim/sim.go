@@ -40,6 +40,7 @@ type Sim struct {
 type shapes struct {
 	rest       string
 	restIDs    bool
+	noFuture   bool
 	replay     string
 	replayTime string
 }
@@ -54,7 +55,7 @@ func New(o Options) (*Sim, error) {
 		opts: o, log: o.Logger, gen: newGenerator(o), bySlug: make(map[string]*workspace, len(o.Workspaces)),
 		keys: newKeyring(o.Limit), rate: o.Rate, rateChanged: make(chan struct{}, 1),
 	}
-	s.shapes.Store(&shapes{o.RESTShape, !o.RESTNoIDs, o.ReplayShape, o.ReplayTime})
+	s.shapes.Store(&shapes{rest: o.RESTShape, restIDs: !o.RESTNoIDs, replay: o.ReplayShape, replayTime: o.ReplayTime})
 	for _, cfg := range o.Workspaces {
 		w := newWorkspace(s, cfg)
 		s.workspaces = append(s.workspaces, w)
@@ -244,6 +245,11 @@ func (s *Sim) SetREST(shape string, ids bool) error {
 	}
 	s.switchShapes(func(sh *shapes) { sh.rest, sh.restIDs = shape, ids })
 	return nil
+}
+
+// SetFuture switches whether REST answers 400 to windows that end after the simulator's now.
+func (s *Sim) SetFuture(refuse bool) {
+	s.switchShapes(func(sh *shapes) { sh.noFuture = refuse })
 }
 
 // SetReplay switches how streams opened from now on replay; see Options.ReplayShape and Options.ReplayTime.

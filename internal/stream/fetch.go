@@ -95,6 +95,11 @@ func (s *stream) fetch(ctx context.Context, f *filling, todo []window) error {
 			return err
 		}
 		if refused != nil {
+			if future, err := s.future(ctx, w, f, refused); err != nil {
+				return err
+			} else if future {
+				return errFuture
+			}
 			if whole, err := s.giveUp(ctx, w, f, refused); err != nil {
 				return err
 			} else if whole {
@@ -133,16 +138,68 @@ func (s *stream) fetch(ctx context.Context, f *filling, todo []window) error {
 	return s.tellLost(ctx, f)
 }
 
-// lose gives a window up.
+// errFuture ends a filling whose end Nex takes for the future; the next asks for less.
+var errFuture = errors.New("not to be asked for the future")
+
+// future finds out whether Nex refuses a window because it takes its end for the future, and then up to when it may be
+// asked: our clock may be ahead of its own.
+func (s *stream) future(ctx context.Context, w window, f *filling, refused error) (bool, error) {
+	if !w.to.Equal(f.end) || !forGood(refused) || s.gap.boundKnown() {
+		return false, nil
+	}
+	var lead time.Duration
+	gives := func(at time.Time) (bool, error) {
+		_, release, refused, err := s.ask(ctx, window{from: at.Add(-time.Second), to: at, tries: partTries})
+		if err != nil || refused != nil {
+			return false, err
+		}
+		release()
+		lead = at.Sub(s.cfg.Now())
+		return true, nil
+	}
+	if given, err := gives(w.to); given || err != nil {
+		return false, err
+	}
+	_, good := s.gap.moments(s.cfg.Now())
+	if given, err := gives(good); !given {
+		return false, err
+	}
+	for bad := w.to; bad.Sub(good) > time.Second; {
+		middle := good.Add(bad.Sub(good) / 2)
+		given, err := gives(middle)
+		switch {
+		case err != nil:
+			return false, err
+		case given:
+			good = middle
+		default:
+			bad = middle
+		}
+	}
+	s.log.Info("Nex refuses to be asked for the future", "asked_up_to", lead.Round(time.Second), "error", refused)
+	s.gap.bound(lead, good)
+	return true, nil
+}
+
+// forGood tells whether Nex answers the same request the same way as long as nothing changes.
+func forGood(err error) bool {
+	var answer *nex.Error
+	return errors.As(err, &answer) && !answer.Temporary()
+}
+
+// lose gives a window up, as far as its time is over: the next filling asks for the rest.
 func (s *stream) lose(w window, f *filling, refused error) {
+	if w.to.After(f.to) {
+		w.to = f.to
+	}
+	if !w.from.Before(w.to) {
+		return
+	}
 	news := gapNews{From: w.from, To: w.to, Reason: refused.Error(), class: class(refused)}
 	if heals(refused) {
 		news.Reason += "; it is tried on"
 	}
 	f.lose(news)
-	if w.to.After(f.to) {
-		return // it is not over yet: the next filling asks for it
-	}
 	if f.again && heals(refused) {
 		f.left = append(f.left, w)
 	} else {
@@ -301,10 +358,14 @@ func (s *stream) ask(ctx context.Context, w window) (payload nex.Payload, releas
 	}
 }
 
-// probe finds out whether Nex answers over REST at all, with a window that costs it next to nothing.
+// probe finds out whether Nex answers over REST at all, with a window that costs it next to nothing, and with another where
+// Nex may take the first for the future.
 func (s *stream) probe(ctx context.Context) error {
-	now := s.cfg.Now()
-	_, release, err := s.page(ctx, window{from: now.Add(-time.Second), to: now})
+	present, past := s.gap.moments(s.cfg.Now())
+	_, release, err := s.page(ctx, window{from: present.Add(-time.Second), to: present})
+	if forGood(err) {
+		_, release, err = s.page(ctx, window{from: past.Add(-time.Second), to: past})
+	}
 	if err == nil {
 		release()
 	}

@@ -364,23 +364,63 @@ func TestRefusedInTheOverlap(t *testing.T) {
 	}
 }
 
-// Nex refuses windows that end in the future: what is emitted then is not taken for what it refused.
+// Nex refuses windows that end in the future. That is no gap, nothing that is emitted then is taken for what it refused, and
+// it is found out once, also where our clock is ahead of Nex's, at the first start or later.
 func TestRefusedFuture(t *testing.T) {
 	t.Parallel()
+	for name, ahead := range map[string]time.Duration{"clocks that agree": 0, "our clock is ahead": 40 * time.Minute, "Nex's clock is ahead": -5 * time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, nexsim.Options{})
+			b.sim.JumpClock(-ahead)
+			b.sim.SetFuture(true)
+			b.cfg.GapCheckInterval = 50 * time.Millisecond
+			b.hasty()
+			b.start(workspace("acme"))
+			b.connected("acme", 1)
+			b.news("acme", event.GapFilled, 1)
+			b.sim.Emit("acme", 1)
+			b.exactly("acme")
+			for range 2 {
+				b.sim.Stall("acme", false)
+				for range 30 {
+					b.sim.Emit("acme", 1)
+				}
+				b.exactly("acme")
+				b.sim.Drop("acme", true)
+			}
+			before := b.sim.StateOf("acme").Requests.REST
+			b.eventually("looked for again and again", func() bool { return b.sim.StateOf("acme").Requests.REST[200] > before[200]+10 })
+			if n := b.sim.StateOf("acme").Requests.REST[400]; n > before[400] || n > 60 {
+				t.Errorf("refused %d times, %d of them since it is known", n, n-before[400])
+			}
+			if n := len(b.of("acme", event.GapNotFillable)); n != 0 {
+				t.Errorf("%d gaps said not to be fillable", n)
+			}
+		})
+	}
+}
+
+// Our clock is ahead, and the checkpoint was told while Nex did not refuse the future yet.
+func TestRefusedFutureAfterACheckpointAhead(t *testing.T) {
+	t.Parallel()
 	b := setup(t, nexsim.Options{})
-	b.before(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-		if asked, ok := isREST(r); ok && asked.to.After(time.Now()) {
-			http.Error(w, `{"code":400,"message":"to is in the future"}`, http.StatusBadRequest)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
-	b.cfg.GapCheckInterval = 50 * time.Millisecond
+	b.sim.JumpClock(-40 * time.Minute)
 	b.hasty()
 	b.start(workspace("acme"))
 	b.connected("acme", 1)
 	b.news("acme", event.GapFilled, 1)
-	b.sim.Stall("acme", false)
-	b.sim.Emit("acme", 2)
+	b.sim.Emit("acme", 1)
 	b.exactly("acme")
+	b.stop()
+	for range 30 {
+		b.sim.Emit("acme", 2)
+	}
+	b.sim.SetFuture(true)
+	b.cfg.GapCheckInterval = 50 * time.Millisecond
+	b.start(workspace("acme"))
+	b.exactly("acme")
+	if n := len(b.of("acme", event.GapNotFillable)); n != 0 {
+		t.Errorf("%d gaps said not to be fillable", n)
+	}
 }

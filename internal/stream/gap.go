@@ -20,6 +20,8 @@ const (
 	surpriseEvery = time.Minute
 	// clockSetBack is by how much our clock must have been set back for it to matter.
 	clockSetBack = time.Second
+	// boundEvery is how often at most it is found out anew where the future begins for Nex.
+	boundEvery = time.Minute
 	// noteEvery is how often a filling that takes long notes in the log how far it has come.
 	noteEvery = 10 * time.Second
 )
@@ -38,8 +40,12 @@ type gap struct {
 	steady     time.Time // and when that was, which setting the clock does not change
 	newest     time.Time // of Nex's times seen: its clock may be ahead of ours
 	surprises  int
-	lastUp     time.Time     // when the stream was last known to be up; before a life's first connection as the log tells
-	away       time.Duration // the longest that it had been down when it came up, until a surprise has made use of it
+	// Where Nex refuses what it takes for the future: up to how far ahead of our clock it may be asked, or behind it.
+	bounded bool
+	lead    time.Duration
+	learned time.Time     // when that was found
+	lastUp  time.Time     // when the stream was last known to be up; before a life's first connection as the log tells
+	away    time.Duration // the longest that it had been down when it came up, until a surprise has made use of it
 
 	// Of the one goroutine that fills.
 	givenUp   []givenUp // in the order of time
@@ -133,9 +139,9 @@ func (g *gap) complete(to time.Time, surprises int) bool {
 	return true
 }
 
-// reached is complete at the end of a filling that began at now by our clock.
-func (g *gap) reached(now time.Time, surprises int) bool {
-	if !g.complete(now, surprises) {
+// reached is complete at the end of a filling.
+func (g *gap) reached(to time.Time, surprises int) bool {
+	if !g.complete(to, surprises) {
 		return false
 	}
 	g.mu.Lock()
@@ -151,14 +157,14 @@ func (g *gap) stands() (time.Time, int) {
 	return g.completeTo, g.surprises
 }
 
-// span is what is to be asked for: from, and to, which lies ahead of Nex's clock; what is complete already, which is later
+// span is what is to be asked for: from, and to, which lies ahead of Nex's clock unless Nex refuses that; what is complete already, which is later
 // than from by the overlap; and how many surprises there were.
 func (g *gap) span(now time.Time) (from, to, complete time.Time, surprises int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if back := g.clock.Add(time.Since(g.steady)).Sub(now.Round(0)); !g.steady.IsZero() && back > clockSetBack {
 		g.completeTo = g.completeTo.Add(-back) // our clock was ahead when we thought so
-		g.newest = time.Time{}
+		g.newest, g.bounded = time.Time{}, false
 	}
 	g.clock, g.steady = now.Round(0), time.Now()
 	from, to = g.completeTo.Add(-g.overlap), now
@@ -168,7 +174,56 @@ func (g *gap) span(now time.Time) (from, to, complete time.Time, surprises int) 
 	if g.newest.After(now) {
 		to = g.newest
 	}
-	return from, to.Add(g.overlap), g.completeTo, g.surprises
+	to = to.Add(g.overlap)
+	if g.bounded {
+		if to = now.Add(g.lead); g.newest.After(to) {
+			to = g.newest
+		}
+	}
+	return from, to, g.completeTo, g.surprises
+}
+
+// bound notes how far ahead of our clock Nex may be asked, or behind it.
+func (g *gap) bound(lead time.Duration, at time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.bounded && -lead > 2*clockSetBack { // what was complete by our clock was so earlier by Nex's
+		g.moveBack(-lead)
+	}
+	g.bounded, g.lead, g.learned = true, lead, time.Now()
+	if g.newest.After(at) {
+		g.newest = at // somebody's plan
+	}
+}
+
+// moveBack says that our clock is ahead, or was, of what the mark is to be told in. It needs the lock.
+func (g *gap) moveBack(by time.Duration) {
+	g.completeTo = g.completeTo.Add(-by)
+	if !g.floor.IsZero() {
+		g.floor = g.floor.Add(-by)
+	}
+	g.surprises++
+}
+
+// boundKnown tells whether that was found out just now.
+func (g *gap) boundKnown() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return !g.learned.IsZero() && time.Since(g.learned) < boundEvery
+}
+
+// present is a time that Nex may take for now, and past one that it takes for past, however far ahead our clock is.
+func (g *gap) moments(now time.Time) (present, past time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	present, past = now, now.Add(-clockSlack)
+	if g.bounded && g.lead < 0 {
+		present = now.Add(g.lead)
+	}
+	if !g.newest.IsZero() && g.newest.Before(past) {
+		past = g.newest
+	}
+	return present, past
 }
 
 // begin sets where a life begins: at the checkpoint, or, if there is none, at the mark of the first start. lastUp is when
@@ -269,7 +324,10 @@ func (s *stream) fill(ctx context.Context, onConnect bool) {
 	if !from.Before(to) {
 		return
 	}
-	f := filling{from: from, to: now, noted: now, surprises: surprises, least: leastRefused}
+	f := filling{from: from, to: now, end: to, noted: now, surprises: surprises, least: leastRefused}
+	if to.Before(now) {
+		f.to = to
+	}
 	if oldest := now.Add(-s.cfg.MaxAge); s.cfg.MaxAge > 0 && from.Before(oldest) {
 		f.from = oldest
 		if complete.Before(oldest) {
@@ -278,20 +336,25 @@ func (s *stream) fill(ctx context.Context, onConnect bool) {
 	}
 	s.gap.expire(now, s.cfg.MaxAge)
 	err := s.fetch(ctx, &f, s.gap.without(f.from, to))
+	if untold := s.tellLost(ctx, &f); err == nil { // also of what was given up before it failed
+		err = untold
+	}
 	if err == nil {
 		err = s.publisher.flush(ctx)
 	}
 	switch {
 	case ctx.Err() != nil:
+	case errors.Is(err, errFuture):
+		s.fill(ctx, false)
 	case err != nil:
 		s.unfilled(ctx, &f, err)
 	default:
 		s.gap.lastError, s.gap.lastOdd = "", ""
-		news := f.news(now)
+		news := f.news(f.to)
 		if news.Published > 0 {
 			s.log.Info("gap filled", "from", news.From, "to", news.To, "published", news.Published)
 		}
-		if !s.gap.reached(now, surprises) {
+		if !s.gap.reached(f.to, surprises) {
 			s.retract(ctx) // and it is filled again
 			return
 		}
@@ -309,7 +372,7 @@ func (s *stream) fill(ctx context.Context, onConnect bool) {
 
 func (s *stream) showComplete(now time.Time) {
 	to, _ := s.gap.stands()
-	to = s.gap.bound(to, now)
+	to = s.gap.before(to, now)
 	s.count.update(func(st *Status) { st.CompleteTo = &to })
 }
 
@@ -361,6 +424,7 @@ func (s *stream) unfilled(ctx context.Context, f *filling, err error) {
 // filling is one run over a gap.
 type filling struct {
 	from, to  time.Time
+	end       time.Time // up to when is asked; zero for what was given up before
 	noted     time.Time // when the log last heard of it
 	surprises int
 	again     bool          // of a window that was given up before
@@ -391,7 +455,7 @@ func (f *filling) news(to time.Time) gapNews {
 func (s *stream) tell(ctx context.Context, news gapNews) {
 	s.gap.toldAt = s.cfg.Now()
 	at, _ := s.gap.stands()
-	if at = s.gap.bound(at, s.gap.toldAt); !at.Equal(news.To) {
+	if at = s.gap.before(at, s.gap.toldAt); !at.Equal(news.To) {
 		news.CompleteTo = at
 	}
 	s.news(ctx, event.GapFilled, news)

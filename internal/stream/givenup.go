@@ -110,8 +110,8 @@ func (g *gap) without(from, to time.Time) (todo []window) {
 	return todo
 }
 
-// bound is the latest time up to which the log may be told to be complete: before what may still be got.
-func (g *gap) bound(to, now time.Time) time.Time {
+// before is the latest time up to which the log may be told to be complete: before what may still be got.
+func (g *gap) before(to, now time.Time) time.Time {
 	for _, one := range g.givenUp {
 		if oldest := now.Add(-givenUpBack).UTC(); one.heals && one.to.After(oldest) && one.from.Before(to) {
 			if one.from.Before(oldest) {
