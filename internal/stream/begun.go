@@ -54,7 +54,8 @@ func (s *stream) begin(ctx context.Context) (begun, error) {
 	return mark, err
 }
 
-// readMark reads it and bounds it by when NATS took it: the clock of the replica that made it may have been ahead.
+// readMark reads it and bounds it by when NATS took it: the clock of the replica that made it may have been ahead, and that
+// of NATS.
 func (s *stream) readMark(ctx context.Context, key string) (begun, error) {
 	entry, err := s.cfg.Bus.Leases().Get(ctx, key)
 	if err != nil {
@@ -67,5 +68,7 @@ func (s *stream) readMark(ctx context.Context, key string) (begun, error) {
 	if ahead := mark.At.Sub(entry.Created()); ahead > 0 {
 		mark.At, mark.From = mark.At.Add(-ahead).UTC(), mark.From.Add(-ahead).UTC()
 	}
+	now := s.cfg.Now()
+	mark.At, mark.From = setRight(mark.At, entry.Created(), now), setRight(mark.From, entry.Created(), now)
 	return mark, nil
 }

@@ -36,7 +36,7 @@ type gap struct {
 	completeTo time.Time // everything before is in the log, as far as Nex can give it
 	floor      time.Time // what is older was never asked for; zero unless this life is the first, and on its first connection
 	filled     bool      // a filling has reached its end
-	clock      time.Time // what our clock said when one last began
+	clock      time.Time // what our clock said when one last began, or this life did
 	steady     time.Time // and when that was, which setting the clock does not change
 	newest     time.Time // of Nex's times seen: its clock may be ahead of ours
 	surprises  int
@@ -162,8 +162,8 @@ func (g *gap) stands() (time.Time, int) {
 func (g *gap) span(now time.Time) (from, to, complete time.Time, surprises int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if back := g.clock.Add(time.Since(g.steady)).Sub(now.Round(0)); !g.steady.IsZero() && back > clockSetBack {
-		g.completeTo = g.completeTo.Add(-back) // our clock was ahead when we thought so
+	if back := g.clock.Add(time.Since(g.steady)).Sub(now.Round(0)); back > clockSetBack {
+		g.moveBack(back) // our clock was ahead when we thought so
 		g.newest, g.bounded = time.Time{}, false
 	}
 	g.clock, g.steady = now.Round(0), time.Now()
@@ -228,9 +228,10 @@ func (g *gap) moments(now time.Time) (present, past time.Time) {
 
 // begin sets where a life begins: at the checkpoint, or, if there is none, at the mark of the first start. lastUp is when
 // the log was last written to.
-func (g *gap) begin(checkpoint time.Time, mark begun, lastUp time.Time) {
+func (g *gap) begin(checkpoint time.Time, mark begun, lastUp, now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.clock, g.steady = now.Round(0), time.Now()
 	if g.lastUp = lastUp; lastUp.Before(mark.At) {
 		g.lastUp = mark.At
 	}
@@ -253,7 +254,8 @@ type gapNews struct {
 }
 
 // checkpoint is the time before which the log is complete, and when the log took the event that says so; zero if it holds
-// none. A clock that was ahead when it was told is not believed: what is complete cannot lie beyond when NATS stored it.
+// none. A clock that was ahead when it was told is not believed: what is complete cannot lie beyond when NATS stored it, and
+// where NATS stored it at a time that has not come yet, its clock was wrong too.
 func (s *stream) checkpoint(ctx context.Context) (to, stored time.Time, err error) {
 	last, err := s.cfg.Bus.Last(ctx, event.Subject(s.workspace.Token, event.GapFilled))
 	if errors.Is(err, bus.ErrNotInLog) {
@@ -272,12 +274,24 @@ func (s *stream) checkpoint(ctx context.Context) (to, stored time.Time, err erro
 	if to = e.Data.To; !e.Data.CompleteTo.IsZero() {
 		to = e.Data.CompleteTo
 	}
-	for _, bound := range []time.Time{last.Time, s.cfg.Now()} {
-		if bound.Before(to) {
-			to = bound
-		}
+	if last.Time.Before(to) {
+		to = last.Time
+	}
+	now := s.cfg.Now()
+	if to = setRight(to, last.Time, now); now.Before(to) {
+		to = now
 	}
 	return to.UTC(), last.Time, nil
+}
+
+// setRight corrects a time that a clock made which stored shows to have been ahead. That it is ahead of now by some time
+// says that it was wrong by at least as much, and by as much more as has passed since: that is taken to be as much again,
+// and an hour.
+func setRight(at, stored, now time.Time) time.Time {
+	if ahead := stored.Sub(now); ahead > clockSetBack {
+		return at.Add(-2*ahead - clockSlack)
+	}
+	return at
 }
 
 // keepFilled looks for gaps on every connection and from time to time, until ctx ends. It does not depend on the
@@ -318,9 +332,9 @@ func (s *stream) keepFilled(ctx context.Context) {
 // fill fetches everything from the checkpoint to now.
 func (s *stream) fill(ctx context.Context, onConnect bool) {
 	s.gap.owed = s.gap.owed || onConnect
-	s.retract(ctx)
 	now := s.cfg.Now().UTC()
 	from, to, complete, surprises := s.gap.span(now)
+	s.retract(ctx)
 	if !from.Before(to) {
 		return
 	}
@@ -360,8 +374,7 @@ func (s *stream) fill(ctx context.Context, onConnect bool) {
 		}
 		s.showComplete(now)
 		if s.gap.owed || news.Published > 0 || s.tellDue() {
-			s.gap.owed = false
-			s.tell(ctx, news)
+			s.gap.owed = !s.tell(ctx, news)
 		}
 		if err := s.tryAgain(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("what was given up could not be asked for again, trying on", "error", err)
@@ -383,7 +396,8 @@ func (s *stream) tellDue() bool {
 	if s.cfg.MaxAge > 0 {
 		every = min(every, s.cfg.MaxAge/4)
 	}
-	return s.cfg.Now().Sub(s.gap.toldAt) >= every
+	ago := s.cfg.Now().Sub(s.gap.toldAt)
+	return ago >= every || ago < -clockSetBack // by a clock that was ahead
 }
 
 // remind tells the checkpoint as it stands, if it is due: a filling waits for Nex.
@@ -402,8 +416,9 @@ func (s *stream) retract(ctx context.Context) {
 		return
 	}
 	s.count.update(func(st *Status) { st.CompleteTo = &at })
-	s.tell(ctx, gapNews{From: at, To: at})
-	s.gap.toldOf = surprises
+	if s.tell(ctx, gapNews{From: at, To: at}) {
+		s.gap.toldOf = surprises
+	}
 }
 
 // unfilled tells once that Nex refuses what is missing. It is tried again with the next look for gaps.
@@ -451,14 +466,18 @@ func (f *filling) news(to time.Time) gapNews {
 	return gapNews{From: f.from, To: to, Found: f.found, Published: int(f.fresh.Load())}
 }
 
-// tell writes the checkpoint into the log.
-func (s *stream) tell(ctx context.Context, news gapNews) {
-	s.gap.toldAt = s.cfg.Now()
+// tell writes the checkpoint into the log, and answers false if there was no room.
+func (s *stream) tell(ctx context.Context, news gapNews) bool {
+	now := s.cfg.Now()
 	at, _ := s.gap.stands()
-	if at = s.gap.before(at, s.gap.toldAt); !at.Equal(news.To) {
+	if at = s.gap.before(at, now); !at.Equal(news.To) {
 		news.CompleteTo = at
 	}
-	s.news(ctx, event.GapFilled, news)
+	if !s.news(ctx, event.GapFilled, news) {
+		return false
+	}
+	s.gap.toldAt = now
+	return true
 }
 
 // notFillable tells that a span of time cannot be filled, and returns when the log has it, however long that takes: a

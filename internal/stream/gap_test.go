@@ -1,6 +1,8 @@
 package stream
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -224,6 +226,88 @@ func TestOwnClockSetBack(t *testing.T) {
 	if n := len(b.of("acme", event.GapNotFillable)); n != 0 {
 		t.Errorf("%d gaps said not to be fillable", n)
 	}
+}
+
+// The clock of our host, and with it that of NATS, was ahead when the workspace was first held, and is set right: gaps are
+// looked for on the same connection, and the log is told at once that it is complete up to an earlier time only.
+func TestHostClockSetBack(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nexsim.Options{})
+	b.sim.JumpClock(-40 * time.Minute)
+	var ahead atomic.Int64 // less that of NATS
+	b.cfg.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	b.cfg.GapCheckInterval = 20 * time.Millisecond
+	b.hasty()
+	b.start(workspace("acme"))
+	b.connected("acme", 1)
+	b.news("acme", event.GapFilled, 1)
+	ahead.Store(-int64(40 * time.Minute))
+	b.eventually("the log is told", func() bool {
+		told := b.of("acme", event.GapFilled)
+		var data gapNews
+		if err := json.Unmarshal(told[len(told)-1].Data, &data); err != nil {
+			t.Fatal(err)
+		}
+		return !data.To.After(b.cfg.Now())
+	})
+	b.sim.Stall("acme", false)
+	for range 61 {
+		b.sim.Emit("acme", 1)
+	}
+	b.exactly("acme")
+}
+
+// It is set right while the relay is stopped: the checkpoint, and when NATS stored it, lie in the future.
+func TestHostClockSetBackBetweenLives(t *testing.T) {
+	t.Parallel()
+	for name, told := range map[string]bool{"a checkpoint": true, "only the mark of the first start": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, nexsim.Options{})
+			b.cfg.GapOverlap = time.Minute
+			b.sim.JumpClock(-40 * time.Minute)
+			b.start(workspace("acme"))
+			b.connected("acme", 1)
+			b.news("acme", event.GapFilled, 1)
+			b.stop()
+			if !told {
+				b.forget()
+			}
+			b.sim.JumpClock(20 * time.Minute) // later
+			b.history(60, 15*time.Second)
+			b.cfg.Now = func() time.Time { return time.Now().Add(-20 * time.Minute) }
+			b.start(workspace("acme"))
+			b.exactly("acme")
+		})
+	}
+}
+
+// There was no room to tell that the mark was moved back: it is told when there is.
+func TestRetractWaitsForRoom(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nexsim.Options{})
+	b.cfg.Bus = b.bus
+	m := NewManager(b.cfg)
+	s := &stream{cfg: &m.cfg, workspace: workspace("acme"), log: m.log, count: &counters{metrics: m.metrics}, gap: newGap(time.Minute)}
+	s.publisher = newPublisher(b.bus, s.log, s.count, m.cfg.Now, s.surprised)
+	now := time.Now()
+	s.gap.begin(now, begun{}, now, now)
+	s.gap.surprise(now.Add(-time.Hour), false)
+	full, stop := context.WithCancel(t.Context())
+	stop()
+	for range pipelineDepth {
+		s.publisher.line <- item{}
+	}
+	s.retract(full)
+	<-s.publisher.line
+	s.retract(t.Context())
+	if n := len(s.publisher.line); n != pipelineDepth {
+		t.Fatalf("%d of %d wait, the checkpoint is not among them", n, pipelineDepth)
+	}
+	for range pipelineDepth - 1 {
+		<-s.publisher.line
+	}
+	(<-s.publisher.line).release()
 }
 
 // An insight with a time that is none does not make Nex be asked for what is to come in a thousand years.

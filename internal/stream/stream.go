@@ -119,8 +119,9 @@ func (s *stream) readBack(ctx context.Context) error {
 		if n := len(recent.Insights); n > 0 && recent.Insights[n-1].Stored.After(lastUp) {
 			lastUp = recent.Insights[n-1].Stored
 		}
-		s.gap.begin(checkpoint, mark, lastUp)
-		s.gap.toldAt = s.cfg.Now()
+		now := s.cfg.Now()
+		s.gap.begin(checkpoint, mark, setRight(lastUp, lastUp, now), now)
+		s.gap.toldAt = now
 		s.publisher.know(s.cfg.IdentityWindow, recent)
 		return nil
 	}, backoff.WithContext(wait, ctx), func(err error, _ time.Duration) {
@@ -412,16 +413,18 @@ func (s *stream) quarantine(source string, raw []byte, size int, reason string) 
 	return e
 }
 
-// news tells what happened to the stream, if NATS can take it soon.
-func (s *stream) news(ctx context.Context, kind string, data any) {
+// news tells what happened to the stream if NATS can take it soon, and answers whether it can.
+func (s *stream) news(ctx context.Context, kind string, data any) bool {
 	e, err := event.News(s.workspace.Token, kind, "", data, s.cfg.Now())
 	if err != nil {
 		s.log.Error("news could not be told", "type", kind, "error", err)
-		return
+		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, newsTime)
 	defer cancel()
 	if err := s.publisher.submit(ctx, item{event: e}); err != nil {
 		s.log.Debug("news could not be told", "type", kind, "error", err)
+		return false
 	}
+	return true
 }
