@@ -47,8 +47,9 @@ type gap struct {
 	lastUp  time.Time     // when the stream was last known to be up; before a life's first connection as the log tells
 	away    time.Duration // the longest that it had been down when it came up, until a surprise has made use of it
 
-	// Of the one goroutine that fills.
-	givenUp   []givenUp // in the order of time
+	givenUp []givenUp // in the order of time; changed by the one goroutine that fills
+
+	// Of that goroutine.
 	told      []told    // the oldest report first
 	toldAt    time.Time // when gap_filled was last published
 	toldOf    int       // how many surprises there were then
@@ -114,7 +115,7 @@ func (s *stream) surprised(emitted time.Time, recalled bool) *event.Event {
 		return nil
 	}
 	at, _ := s.gap.stands()
-	e, err := event.News(s.workspace.Token, event.GapFilled, "", gapNews{From: at, To: at}, s.cfg.Now())
+	e, err := event.News(s.workspace.Token, event.GapFilled, "", gapNews{From: at, To: at, Open: s.gap.open()}, s.cfg.Now())
 	if err != nil { // times always encode
 		s.log.Error("news could not be told", "type", event.GapFilled, "error", err)
 	}
@@ -248,40 +249,48 @@ type gapNews struct {
 	Found     int       `json:"found"`
 	Published int       `json:"published"`
 	Reason    string    `json:"reason,omitempty"`
-	// CompleteTo is the checkpoint where it is not To, as before what Nex may still give.
+	// CompleteTo is the checkpoint where it is not To.
 	CompleteTo time.Time `json:"complete_to,omitzero"`
-	class      string    // of the reason: what is one and the same
+	// Open is what Nex did not give before it, and may still give.
+	Open  []openSpan `json:"open,omitempty"`
+	class string     // of the reason: what is one and the same
 }
 
-// checkpoint is the time before which the log is complete, and when the log took the event that says so; zero if it holds
-// none. A clock that was ahead when it was told is not believed: what is complete cannot lie beyond when NATS stored it, and
-// where NATS stored it at a time that has not come yet, its clock was wrong too.
-func (s *stream) checkpoint(ctx context.Context) (to, stored time.Time, err error) {
+// checkpoint is what the log tells of how far it is complete; zero if it tells nothing.
+type checkpoint struct {
+	to     time.Time // everything before is there, as far as Nex could give it
+	stored time.Time // when the log took the event that says so
+	open   []openSpan
+}
+
+// checkpoint reads it. A clock that was ahead when it was told is not believed: what is complete cannot lie beyond when NATS
+// stored it, and where NATS stored it at a time that has not come yet, its clock was wrong too.
+func (s *stream) checkpoint(ctx context.Context) (c checkpoint, err error) {
 	last, err := s.cfg.Bus.Last(ctx, event.Subject(s.workspace.Token, event.GapFilled))
 	if errors.Is(err, bus.ErrNotInLog) {
-		return to, stored, nil
+		return c, nil
 	}
 	if err != nil {
-		return to, stored, err
+		return c, err
 	}
 	var e struct {
 		Data gapNews `json:"data"`
 	}
 	if err := json.Unmarshal(last.Data, &e); err != nil {
 		s.log.Warn("the last gap_filled cannot be read, as if there were none", "error", err)
-		return to, stored, nil
+		return c, nil
 	}
-	if to = e.Data.To; !e.Data.CompleteTo.IsZero() {
+	to, now := e.Data.To, s.cfg.Now()
+	if !e.Data.CompleteTo.IsZero() {
 		to = e.Data.CompleteTo
 	}
 	if last.Time.Before(to) {
 		to = last.Time
 	}
-	now := s.cfg.Now()
 	if to = setRight(to, last.Time, now); now.Before(to) {
 		to = now
 	}
-	return to.UTC(), last.Time, nil
+	return checkpoint{to: to.UTC(), stored: last.Time, open: e.Data.Open}, nil
 }
 
 // setRight corrects a time that a clock made which stored shows to have been ahead. That it is ahead of now by some time
@@ -372,20 +381,23 @@ func (s *stream) fill(ctx context.Context, onConnect bool) {
 			s.retract(ctx) // and it is filled again
 			return
 		}
-		s.showComplete(now)
+		s.showComplete()
 		if s.gap.owed || news.Published > 0 || s.tellDue() {
 			s.gap.owed = !s.tell(ctx, news)
 		}
 		if err := s.tryAgain(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("what was given up could not be asked for again, trying on", "error", err)
 		}
-		s.showComplete(now)
+		s.showComplete()
 	}
 }
 
-func (s *stream) showComplete(now time.Time) {
+// showComplete shows what nothing is missing before.
+func (s *stream) showComplete() {
 	to, _ := s.gap.stands()
-	to = s.gap.before(to, now)
+	if open := s.gap.open(); len(open) > 0 && open[0].From.Before(to) {
+		to = open[0].From
+	}
 	s.count.update(func(st *Status) { st.CompleteTo = &to })
 }
 
@@ -415,7 +427,7 @@ func (s *stream) retract(ctx context.Context) {
 	if surprises == s.gap.toldOf {
 		return
 	}
-	s.count.update(func(st *Status) { st.CompleteTo = &at })
+	s.showComplete()
 	if s.tell(ctx, gapNews{From: at, To: at}) {
 		s.gap.toldOf = surprises
 	}
@@ -469,10 +481,10 @@ func (f *filling) news(to time.Time) gapNews {
 // tell writes the checkpoint into the log, and answers false if there was no room.
 func (s *stream) tell(ctx context.Context, news gapNews) bool {
 	now := s.cfg.Now()
-	at, _ := s.gap.stands()
-	if at = s.gap.before(at, now); !at.Equal(news.To) {
+	if at, _ := s.gap.stands(); !at.Equal(news.To) {
 		news.CompleteTo = at
 	}
+	news.Open = s.gap.open()
 	if !s.news(ctx, event.GapFilled, news) {
 		return false
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/bits"
 	"slices"
 	"time"
 
@@ -15,8 +16,8 @@ const (
 	// givenUpMost how many of them are remembered: of more than that, two that are near each other become one.
 	givenUpFirst, givenUpLast = time.Minute, time.Hour
 	givenUpMost               = 64
-	// givenUpBack is how far the checkpoint in the log stays back at most for what may still be got.
-	givenUpBack = 24 * time.Hour
+	// againMost is at how many moments within them they are asked for again at once, beside their ends; each at one at least.
+	againMost = 32
 	// tellAgain is how long what cannot be filled is not told again, and tellMost of how many spans that is known.
 	tellAgain = time.Hour
 	tellMost  = 64
@@ -27,7 +28,14 @@ type givenUp struct {
 	from, to time.Time
 	at       time.Time
 	pause    time.Duration
-	heals    bool // Nex may give it later
+	heals    bool   // Nex may give it later
+	asked    uint32 // at how many moments within it
+}
+
+// openSpan is one of them as the log is told.
+type openSpan struct {
+	From time.Time `json:"from"`
+	To   time.Time `json:"to"`
 }
 
 // told is a span that the log was told cannot be filled.
@@ -48,14 +56,13 @@ func class(err error) string {
 	return "no answer"
 }
 
-// heals tells whether what failed so may succeed later.
-func heals(err error) bool {
-	var answer *nex.Error
-	return !errors.Is(err, nex.ErrTooLarge) && (!errors.As(err, &answer) || answer.Temporary())
-}
+// heals tells whether what failed so may succeed later: also what Nex answers 4xx to, which may be a fault of its own.
+func heals(err error) bool { return !errors.Is(err, nex.ErrTooLarge) }
 
 // giveUpOn remembers a window.
 func (g *gap) giveUpOn(w window, heals bool, pause time.Duration, now time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	one := givenUp{from: w.from, to: w.to, at: now.Add(pause), pause: pause, heals: heals}
 	if !heals {
 		one.at, one.pause = now.Add(givenUpLast), givenUpLast
@@ -90,11 +97,13 @@ func (o *givenUp) join(next givenUp) {
 	if next.at.After(o.at) {
 		o.at = next.at
 	}
-	o.pause, o.heals = max(o.pause, next.pause), o.heals || next.heals
+	o.pause, o.heals, o.asked = max(o.pause, next.pause), o.heals || next.heals, max(o.asked, next.asked)
 }
 
 // without is a span less what was given up in it, the newest first.
 func (g *gap) without(from, to time.Time) (todo []window) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	for _, one := range g.givenUp {
 		if one.to.After(from) && one.from.Before(to) {
 			if one.from.After(from) {
@@ -110,79 +119,151 @@ func (g *gap) without(from, to time.Time) (todo []window) {
 	return todo
 }
 
-// before is the latest time up to which the log may be told to be complete: before what may still be got.
-func (g *gap) before(to, now time.Time) time.Time {
+// open are those that Nex may still give: another life, or another replica, goes on asking.
+func (g *gap) open() (list []openSpan) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	for _, one := range g.givenUp {
-		if oldest := now.Add(-givenUpBack).UTC(); one.heals && one.to.After(oldest) && one.from.Before(to) {
-			if one.from.Before(oldest) {
-				return oldest
-			}
-			return one.from
+		if one.heals {
+			list = append(list, openSpan{From: one.from.UTC(), To: one.to.UTC()})
 		}
 	}
-	return to
+	return list
 }
 
-// expire forgets what the log would not keep, and what is not to be asked for again unless it is still in the overlap.
+// reopen takes them over from another life.
+func (g *gap) reopen(list []openSpan, now time.Time) {
+	for _, one := range list {
+		g.giveUpOn(window{from: one.From, to: one.To}, true, 0, now)
+	}
+}
+
+// expire forgets what the log would not keep, what is not to be asked for again unless it is still in the overlap, and what
+// has not come yet, by a clock that was ahead.
 func (g *gap) expire(now time.Time, maxAge time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i := range g.givenUp {
+		if g.givenUp[i].to.After(now) {
+			g.givenUp[i].to = now
+		}
+	}
 	g.givenUp = slices.DeleteFunc(g.givenUp, func(one givenUp) bool {
-		return maxAge > 0 && one.to.Before(now.Add(-maxAge)) || !one.heals && !now.Before(one.at)
+		return maxAge > 0 && one.to.Before(now.Add(-maxAge)) || !one.heals && !now.Before(one.at) || !one.from.Before(one.to)
 	})
+}
+
+// due are those whose time has come.
+func (g *gap) due(now time.Time) (list []givenUp) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, one := range g.givenUp {
+		if one.heals && !now.Before(one.at) {
+			list = append(list, one)
+		}
+	}
+	return list
 }
 
 // tryAgain asks for those whose time has come. Those that Nex still does not give wait twice as long.
 func (s *stream) tryAgain(ctx context.Context) error {
 	now := s.cfg.Now()
-	for _, one := range slices.Clone(s.gap.givenUp) {
-		if !one.heals || now.Before(one.at) {
-			continue
-		}
-		f := filling{from: one.from, to: one.to, noted: now, least: leastRefused, again: true, pause: min(2*one.pause, givenUpLast)}
-		if err := s.again(ctx, &f, one); err != nil {
+	due := s.gap.due(now)
+	for _, one := range due {
+		f := filling{from: one.from, to: one.to, noted: now, least: leastRefused, again: true}
+		f.pause = min(max(2*one.pause, givenUpFirst), givenUpLast)
+		if err := s.again(ctx, &f, one, max(againMost/len(due), 1)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// again asks for one of them: for all of it if Nex gives its begin or its end.
-func (s *stream) again(ctx context.Context, f *filling, one givenUp) error {
-	w := window{from: f.from, to: f.to, tries: 1}
-	ends := []window{w}
-	if w.size() > 2*leastRefused {
-		ends = []window{{from: w.from, to: w.from.Add(leastRefused), tries: 1}, {from: w.to.Add(-leastRefused), to: w.to, tries: 1}}
-	}
-	for _, end := range ends {
-		_, release, refused, err := s.ask(ctx, end)
+// again asks for one of them at its ends and at n moments within: for all of it if Nex gives one of those.
+func (s *stream) again(ctx context.Context, f *filling, one givenUp, n int) error {
+	for i, at := range one.moments(n) {
+		given, err := s.gives(ctx, window{from: at, to: at.Add(min(leastRefused, one.size())), tries: 1}, i == 0)
 		if err != nil {
 			return err
 		}
-		if refused != nil {
-			continue
+		if given {
+			return s.regain(ctx, f, one, at)
 		}
-		release()
-		w.tries = partTries
-		if err := s.fetch(ctx, f, []window{w}); err != nil {
-			return err
-		}
-		if err := s.publisher.flush(ctx); err != nil {
-			return err
-		}
-		s.gap.forget(one)
-		for _, left := range f.left {
-			s.gap.giveUpOn(left, true, f.pause, s.cfg.Now())
-		}
-		if len(f.left) == 0 {
-			s.log.Info("gap that could not be filled is filled", "from", f.from, "to", f.to, "published", f.fresh.Load())
-			s.tell(ctx, f.news(f.to))
-		}
-		return nil
 	}
-	s.gap.giveUpOn(w, true, f.pause, s.cfg.Now())
+	s.gap.postpone(one, n, f.pause, s.cfg.Now())
 	return nil
 }
 
+func (o givenUp) size() time.Duration { return o.to.Sub(o.from) }
+
+// moments are the begin of a span, its end, and n within it, each time others, which halve the largest spaces between those
+// before: what Nex gives of it is found by then if it is 2/m of it, with m of them.
+func (o givenUp) moments(n int) []time.Time {
+	list := []time.Time{o.from}
+	size := o.size() - leastRefused
+	if size <= 0 {
+		return list
+	}
+	list = append(list, o.from.Add(size))
+	for i := range min(n, int(size/leastRefused)) {
+		share := float64(bits.Reverse32(o.asked+uint32(i)+1)) / (1 << 32)
+		list = append(list, o.from.Add(time.Duration(share*float64(size))))
+	}
+	return list
+}
+
+// gives tells whether Nex gives a window; sure says to wait while it gives none at all.
+func (s *stream) gives(ctx context.Context, w window, sure bool) (bool, error) {
+	var release func()
+	var refused, err error
+	if sure {
+		_, release, refused, err = s.ask(ctx, w)
+	} else if _, release, refused = s.page(ctx, w); ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	if err != nil || refused != nil {
+		return false, err
+	}
+	release()
+	return true, nil
+}
+
+// regain fetches what Nex gives of one of them, which it does at this moment.
+func (s *stream) regain(ctx context.Context, f *filling, one givenUp, at time.Time) error {
+	todo := []window{{from: at, to: one.to, tries: partTries}}
+	if at.After(one.from) { // what ends with the moment and what begins with it: where one is refused, the moment is not
+		todo = append(todo, window{from: one.from, to: at.Add(leastRefused), tries: partTries})
+	}
+	if err := s.fetch(ctx, f, todo); err != nil {
+		return err
+	}
+	if err := s.publisher.flush(ctx); err != nil {
+		return err
+	}
+	s.gap.forget(one)
+	for _, left := range f.left {
+		s.gap.giveUpOn(left, true, f.pause, s.cfg.Now())
+	}
+	if len(f.left) == 0 {
+		s.log.Info("gap that could not be filled is filled", "from", f.from, "to", f.to, "published", f.fresh.Load())
+		s.tell(ctx, f.news(f.to))
+	}
+	return nil
+}
+
+// postpone notes that one of them was asked for in vain.
+func (g *gap) postpone(one givenUp, n int, pause time.Duration, now time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if i := slices.Index(g.givenUp, one); i >= 0 {
+		g.givenUp[i].at, g.givenUp[i].pause = now.Add(pause), pause
+		g.givenUp[i].asked += uint32(n)
+	}
+}
+
 func (g *gap) forget(one givenUp) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.givenUp = slices.DeleteFunc(g.givenUp, func(other givenUp) bool { return other == one })
 }
 

@@ -112,16 +112,18 @@ func (s *stream) readBack(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		checkpoint, lastUp, err := s.checkpoint(ctx)
+		from, err := s.checkpoint(ctx)
 		if err != nil {
 			return err
 		}
+		lastUp := from.stored
 		if n := len(recent.Insights); n > 0 && recent.Insights[n-1].Stored.After(lastUp) {
 			lastUp = recent.Insights[n-1].Stored
 		}
 		now := s.cfg.Now()
-		s.gap.begin(checkpoint, mark, setRight(lastUp, lastUp, now), now)
+		s.gap.begin(from.to, mark, setRight(lastUp, lastUp, now), now)
 		s.gap.toldAt = now
+		s.gap.reopen(from.open, now)
 		s.publisher.know(s.cfg.IdentityWindow, recent)
 		return nil
 	}, backoff.WithContext(wait, ctx), func(err error, _ time.Duration) {
