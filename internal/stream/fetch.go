@@ -35,8 +35,8 @@ const (
 	windowTries, partTries = 5, 2
 	// goodPage is how many insights a window should hold that is a part of one that held too many.
 	goodPage = 70
-	// leastRefused is down to what a window is split that Nex refuses, and mostRefused how far up that goes where it refuses
-	// one after the other.
+	// leastRefused is down to what a window is split that Nex refuses, if it is not for its size, and mostRefused how far up
+	// that goes where it refuses one after the other.
 	leastRefused, mostRefused = time.Second, time.Hour
 )
 
@@ -110,7 +110,7 @@ func (s *stream) fetch(ctx context.Context, f *filling, todo []window) error {
 			todo = append(todo, later, earlier)
 			continue
 		}
-		f.least = leastRefused
+		f.least = 0
 		full := len(payload.Insights)+len(payload.Malformed) >= pageLimit
 		if full && w.splittable(payload.Insights) {
 			release()
@@ -211,7 +211,12 @@ func (s *stream) lose(w window, f *filling, refused error) {
 // in larger and larger pieces, so that a year of them ends too; but only if Nex refuses a piece's end as well, so that
 // what comes behind them is not lost with them.
 func (s *stream) giveUp(ctx context.Context, w window, f *filling, refused error) (bool, error) {
-	if w.size() >= 2*f.least || errors.Is(refused, nex.ErrTooLarge) && f.least == leastRefused && w.size() >= 2*minWindow {
+	least := leastRefused
+	if errors.Is(refused, nex.ErrTooLarge) {
+		least = minWindow
+	}
+	least = max(least, f.least)
+	if w.size() >= 2*least {
 		return false, nil
 	}
 	if w.size() >= 2*leastRefused {
@@ -221,11 +226,11 @@ func (s *stream) giveUp(ctx context.Context, w window, f *filling, refused error
 		}
 		if refused == nil {
 			release()
-			f.least = leastRefused
+			f.least = 0
 			return false, nil
 		}
 	}
-	f.least = min(2*f.least, mostRefused)
+	f.least = min(2*least, mostRefused)
 	return true, nil
 }
 

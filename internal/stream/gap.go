@@ -347,7 +347,7 @@ func (s *stream) fill(ctx context.Context, onConnect bool) {
 	if !from.Before(to) {
 		return
 	}
-	f := filling{from: from, to: now, end: to, noted: now, surprises: surprises, least: leastRefused}
+	f := filling{from: from, to: now, end: to, noted: now, surprises: surprises}
 	if to.Before(now) {
 		f.to = to
 	}
@@ -461,7 +461,7 @@ type filling struct {
 	fresh     atomic.Int64
 	untold    []gapNews     // what Nex does not give, in the order of time
 	fits      time.Duration // a window as large should hold a good page; zero = not known
-	least     time.Duration // a window that Nex refuses is split down to this
+	least     time.Duration // a window that Nex refuses is split down to this, if that is more than it would be; zero at first
 }
 
 // lose notes what cannot be filled, together with what is known to be lost before it where both are one.

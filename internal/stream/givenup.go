@@ -170,7 +170,7 @@ func (s *stream) tryAgain(ctx context.Context) error {
 	now := s.cfg.Now()
 	due := s.gap.due(now)
 	for _, one := range due {
-		f := filling{from: one.from, to: one.to, noted: now, least: leastRefused, again: true}
+		f := filling{from: one.from, to: one.to, noted: now, again: true}
 		f.pause = min(max(2*one.pause, givenUpFirst), givenUpLast)
 		if err := s.again(ctx, &f, one, max(againMost/len(due), 1)); err != nil {
 			return err
