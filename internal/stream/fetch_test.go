@@ -1,7 +1,6 @@
 package stream
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -322,14 +321,7 @@ func TestLargeBacklog(t *testing.T) {
 func TestWhatWasGivenUpIsAskedForAgain(t *testing.T) {
 	t.Parallel()
 	told := func(b *bench, to time.Time) {
-		b.eventually("the checkpoint is told", func() bool {
-			told := b.of("acme", event.GapFilled)
-			var news gapNews
-			if err := json.Unmarshal(told[len(told)-1].Data, &news); err != nil {
-				b.t.Fatal(err)
-			}
-			return news.To.After(to)
-		})
+		b.eventually("the checkpoint is told", func() bool { return b.toldTo("acme").After(to) })
 	}
 	for name, next := range map[string]func(b *bench, later *atomic.Int64){
 		"one life":  nil,

@@ -165,7 +165,7 @@ func (g *gap) span(now time.Time) (from, to, complete time.Time, surprises int) 
 	defer g.mu.Unlock()
 	if back := g.clock.Add(time.Since(g.steady)).Sub(now.Round(0)); back > clockSetBack {
 		g.moveBack(back) // our clock was ahead when we thought so
-		g.newest, g.bounded = time.Time{}, false
+		g.newest, g.bounded, g.learned = time.Time{}, false, time.Time{}
 	}
 	g.clock, g.steady = now.Round(0), time.Now()
 	from, to = g.completeTo.Add(-g.overlap), now
@@ -325,6 +325,8 @@ func (s *stream) keepFilled(ctx context.Context) {
 		case <-later:
 			later, last = nil, time.Now()
 		case <-ctx.Done():
+			s.gap.span(s.cfg.Now().UTC()) // a clock that was set right since the last filling is told in time
+			s.retract(context.WithoutCancel(ctx))
 			return
 		}
 		if tick == nil && s.cfg.GapCheckInterval > 0 {

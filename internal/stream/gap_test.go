@@ -242,19 +242,42 @@ func TestHostClockSetBack(t *testing.T) {
 	b.connected("acme", 1)
 	b.news("acme", event.GapFilled, 1)
 	ahead.Store(-int64(40 * time.Minute))
-	b.eventually("the log is told", func() bool {
-		told := b.of("acme", event.GapFilled)
-		var data gapNews
-		if err := json.Unmarshal(told[len(told)-1].Data, &data); err != nil {
-			t.Fatal(err)
-		}
-		return !data.To.After(b.cfg.Now())
-	})
+	b.eventually("the log is told", func() bool { return !b.toldTo("acme").After(b.cfg.Now()) })
 	b.sim.Stall("acme", false)
 	for range 61 {
 		b.sim.Emit("acme", 1)
 	}
 	b.exactly("acme")
+}
+
+// It is set right, and the relay is stopped before it looks for gaps again.
+func TestHostClockSetBackBeforeTheEnd(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nexsim.Options{})
+	var ahead atomic.Int64
+	b.cfg.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	b.start(workspace("acme"))
+	b.connected("acme", 1)
+	b.news("acme", event.GapFilled, 1)
+	ahead.Store(-int64(40 * time.Minute))
+	b.stop()
+	if to := b.toldTo("acme"); to.After(b.cfg.Now()) {
+		t.Errorf("the log says %v, it is %v", to, b.cfg.Now())
+	}
+}
+
+// toldTo is up to when the log says that it is complete.
+func (b *bench) toldTo(workspace string) time.Time {
+	b.t.Helper()
+	told := b.of(workspace, event.GapFilled)
+	var news gapNews
+	if err := json.Unmarshal(told[len(told)-1].Data, &news); err != nil {
+		b.t.Fatal(err)
+	}
+	if news.CompleteTo.IsZero() {
+		return news.To
+	}
+	return news.CompleteTo
 }
 
 // It is set right while the relay is stopped: the checkpoint, and when NATS stored it, lie in the future.
