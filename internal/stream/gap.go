@@ -40,14 +40,12 @@ type gap struct {
 	steady     time.Time // and when that was, which setting the clock does not change
 	newest     time.Time // of Nex's times seen: its clock may be ahead of ours
 	surprises  int
-	// Where Nex refuses what it takes for the future: up to how far ahead of our clock it may be asked, or behind it.
-	bounded bool
-	lead    time.Duration
-	learned time.Time     // when that was found
-	lastUp  time.Time     // when the stream was last known to be up; before a life's first connection as the log tells
-	away    time.Duration // the longest that it had been down when it came up, until a surprise has made use of it
-
-	givenUp []givenUp // in the order of time; changed by the one goroutine that fills
+	bounded    bool          // Nex refuses what it takes for the future
+	lead       time.Duration // then: up to how far ahead of our clock it may be asked, or behind it if negative
+	learned    time.Time     // when that was found
+	lastUp     time.Time     // when the stream was last known to be up; before a life's first connection as the log tells
+	away       time.Duration // the longest that it had been down when it came up, until a surprise has made use of it
+	givenUp    []givenUp     // in the order of time; changed by the one goroutine that fills
 
 	// Of that goroutine.
 	told      []told    // the oldest report first
@@ -158,8 +156,8 @@ func (g *gap) stands() (time.Time, int) {
 	return g.completeTo, g.surprises
 }
 
-// span is what is to be asked for: from, and to, which lies ahead of Nex's clock unless Nex refuses that; what is complete already, which is later
-// than from by the overlap; and how many surprises there were.
+// span is what is to be asked for: from, and to, which lies ahead of Nex's clock unless Nex refuses that; what is complete
+// already, which is later than from by the overlap; and how many surprises there were.
 func (g *gap) span(now time.Time) (from, to, complete time.Time, surprises int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -213,7 +211,7 @@ func (g *gap) boundKnown() bool {
 	return !g.learned.IsZero() && time.Since(g.learned) < boundEvery
 }
 
-// present is a time that Nex may take for now, and past one that it takes for past, however far ahead our clock is.
+// moments are a time that Nex may take for now, and one that it takes for past also where our clock is ahead.
 func (g *gap) moments(now time.Time) (present, past time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
