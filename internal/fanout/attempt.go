@@ -51,7 +51,7 @@ func (f *Fanout) attempt(l *lane, e *endpoint.Endpoint, d *delivery) (webhook.Re
 		result = f.send(e, d, start)
 	}
 	now := time.Now()
-	if result.Outcome == webhook.Throttled && d.since == 0 {
+	if result.PutOff() && result.Outcome != webhook.Canceled && d.since == 0 {
 		d.since = now.Unix()
 	}
 	decision := f.cfg.Policy.Decide(result, d.attempt, putOff(d, now), now, jitter(d, now))
@@ -180,7 +180,16 @@ func (f *Fanout) handshake(l *lane, e *endpoint.Endpoint) (result webhook.Result
 	case f.attemptCtx.Err() != nil:
 		return webhook.Result{Outcome: webhook.Canceled, Err: err, Duration: time.Since(start)}, false
 	}
-	return webhook.Result{Outcome: webhook.NotGranted, Err: err, Duration: time.Since(start)}, false
+	result = webhook.Result{Outcome: webhook.NotGranted, Err: err, Duration: time.Since(start)}
+	var answer *webhook.AnswerError
+	if errors.As(err, &answer) && answer.Result.PutOff() {
+		said := answer.Result
+		result.StatusCode, result.RetryAfter, result.HasRetryAfter, result.Overloaded = said.StatusCode, said.RetryAfter, said.HasRetryAfter, said.Overloaded
+		if said.Outcome == webhook.Throttled {
+			result.Outcome = webhook.Throttled
+		}
+	}
+	return result, false
 }
 
 // header is an endpoint's own.

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -437,11 +438,20 @@ func TestGoneDisables(t *testing.T) {
 
 func TestRetryAfterPausesTheEndpointAndCostsNoAttempt(t *testing.T) {
 	t.Parallel()
+	for _, status := range []int{302, 404, 429, 500, 503} {
+		t.Run(strconv.Itoa(status), func(t *testing.T) {
+			t.Parallel()
+			retryAfterCostsNoAttempt(t, status)
+		})
+	}
+}
+
+func retryAfterCostsNoAttempt(t *testing.T, status int) {
 	b := setup(t, fanout.Policy{Schedule: []time.Duration{0}, RetryAfterMax: time.Second})
 	r := newReceiver(t, func(n int, w http.ResponseWriter, _ *http.Request, _ []byte) {
 		if n <= 2 {
 			w.Header().Set("Retry-After", "3600") // capped to a second here
-			w.WriteHeader(http.StatusTooManyRequests)
+			w.WriteHeader(status)
 		}
 	})
 	b.endpoints(&endpoint.Endpoint{ID: "crm", URL: r.URL, MaxInFlight: 1})

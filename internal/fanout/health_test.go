@@ -114,6 +114,53 @@ func TestDisabledWhenItOnlyFails(t *testing.T) {
 	}
 }
 
+// A receiver that fails and says each time when to come again only fails all the same.
+func TestDisabledWhenItOnlyPutsOff(t *testing.T) {
+	t.Parallel()
+	b := setup(t, quick)
+	b.stop()
+	b.disableAfter = 6 * time.Second
+	b.start()
+	r := newReceiver(t, func(_ int, w http.ResponseWriter, _ *http.Request, _ []byte) {
+		w.Header().Set("Retry-After", "1")
+		w.WriteHeader(http.StatusInternalServerError)
+	})
+	b.endpoints(&endpoint.Endpoint{ID: "crm", URL: r.URL})
+	b.publish("x", 20)
+	b.reader(bus.StreamNex, "nex._.relay.endpoint.disabled")()
+	for _, a := range b.attempts("crm", len(r.all())) {
+		if a.Attempt != 1 {
+			t.Fatalf("an attempt was spent: %+v", a)
+		}
+	}
+}
+
+// A receiver that wants to be asked for its consent later is.
+func TestHandshakePutOff(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{http.StatusTooManyRequests, http.StatusInternalServerError} {
+		b := setup(t, fanout.Policy{Schedule: []time.Duration{0}, RetryAfterMax: time.Hour})
+		r := newReceiver(t, nil)
+		inner := r.Config.Handler
+		var asked atomic.Int64
+		r.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			switch {
+			case req.Method != http.MethodOptions:
+				inner.ServeHTTP(w, req)
+			case asked.Add(1) == 1:
+				w.Header().Set("Retry-After", "1")
+				w.WriteHeader(status)
+			default:
+				w.Header().Set("WebHook-Allowed-Origin", "*")
+			}
+		})
+		b.endpoints(&endpoint.Endpoint{ID: "crm", URL: r.URL, Handshake: true, MaxInFlight: 1})
+		ids := b.publish("x", 3)
+		r.hasAll(t, ids, 0) // with the only attempt that each has
+		b.settled()
+	}
+}
+
 func TestHandshake(t *testing.T) {
 	t.Parallel()
 	b := setup(t, quick)

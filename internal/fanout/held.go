@@ -50,7 +50,7 @@ type delivery struct {
 	sequence uint64
 	id       string // the event's
 	attempt  int    // number of the next attempt, from 1
-	since    int64  // Unix seconds when its receiver first put it off (429); 0 = it did not
+	since    int64  // Unix seconds when its receiver first put it off (429, Retry-After); 0 = it did not
 	event    *message
 	weight   int  // bytes that its lane counts for it
 	shelved  bool // its lane counts it as on its way into the backlog

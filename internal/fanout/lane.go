@@ -378,7 +378,7 @@ func (l *lane) learn(result webhook.Result, decision Decision, start, now time.T
 	case result.Outcome == webhook.Throttled: // it works, and says that it is too much
 		l.slowDown(now)
 	default:
-		if overloaded(result) {
+		if overloaded(result) || decision.Pause {
 			l.slowDown(now)
 		}
 		c.opened = l.circuit.failed(start, now, run)

@@ -66,6 +66,29 @@ func TestLanePauses(t *testing.T) {
 	}
 }
 
+// A failure with a Retry-After pauses the endpoint, and is a failure: one that answers so for ever only fails.
+func TestLaneIsPausedByAFailure(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	l := busyLane(now, 4, 3, 0)
+	failed := webhook.Result{Outcome: webhook.ServerError, StatusCode: 500, RetryAfter: time.Hour, HasRetryAfter: true}
+	opened := false
+	for i := range circuitRun {
+		at := now.Add(time.Duration(i) * time.Hour)
+		c := l.learn(failed, Decision{Verdict: Retry, At: at.Add(time.Hour), Pause: true}, at, at, circuitRun)
+		opened = opened || c.opened
+		if l.open(at.Add(59 * time.Minute)) {
+			t.Fatalf("open %d times an hour before it is over", i)
+		}
+	}
+	if !opened || !l.circuit.since.Equal(now) {
+		t.Errorf("only fails: %v, since %v, began at %v", opened, l.circuit.since, now)
+	}
+	if len(l.queue) != 0 || l.window != 1 {
+		t.Errorf("%d wait in the lane, %d at once", len(l.queue), l.window)
+	}
+}
+
 func TestQueueWithoutAWorkerIsTakenAway(t *testing.T) {
 	t.Parallel()
 	now := time.Now()

@@ -75,8 +75,8 @@ func (p Policy) Decide(result webhook.Result, attempt int, putOff time.Duration,
 		return Decision{Verdict: Retry, At: now, Attempt: attempt}
 	case result.Control == webhook.ControlAbort:
 		return Decision{Verdict: Dead, Reason: ReasonAborted}
-	case result.Outcome == webhook.Throttled:
-		// The receiver works and says that it is too much: that costs none of the attempts, within reason.
+	case result.PutOff():
+		// The receiver says when to come again: that costs none of the attempts, within reason.
 		if putOff > putOffFactor*p.total()+putOffSlack {
 			return Decision{Verdict: Dead, Reason: ReasonUsedUp}
 		}

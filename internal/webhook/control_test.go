@@ -39,6 +39,19 @@ func TestControl(t *testing.T) {
 	}
 }
 
+// TestSendRetryAfterOfABrokenAnswer: the wish was heard, though the answer was not.
+func TestSendRetryAfterOfABrokenAnswer(t *testing.T) {
+	t.Parallel()
+	url := serveRaw(t, func(_ context.Context, c net.Conn) {
+		readHead(c)
+		_, _ = io.WriteString(c, "HTTP/1.1 500 No\r\nRetry-After: 60\r\nContent-Length: 9\r\n\r\nx")
+	})
+	got := newSender(t, nil).Send(t.Context(), request(t, url))
+	if got.Outcome != webhook.ConnectionError || !got.PutOff() || got.RetryAfter != time.Minute {
+		t.Errorf("got %+v", got)
+	}
+}
+
 // TestSendControl: the wish arrives over the wire, in any case, whatever the status, and when the answer breaks off.
 func TestSendControl(t *testing.T) {
 	t.Parallel()

@@ -47,18 +47,22 @@ func Outcomes() []Outcome {
 // outcome the schedule decides.
 func (o Outcome) Settled() bool { return o == Delivered || o == Gone }
 
-// Classify reads an answer's status and, where it can mean an overload, its Retry-After (RFC 9110, sections 10.2.3 and 15; 429
-// is RFC 6585, section 4). Status codes have a meaning only here and in the two functions below for proxies. A result has the status, its outcome, what
-// was read of the overload, and the receiver's [Control].
+// Classify reads an answer's status and, unless it settles the message, its Retry-After (RFC 9110, sections 10.2.3 and 15; 429
+// is RFC 6585, section 4). Status codes have a meaning only here and in the two functions below for proxies. A result has the
+// status, its outcome, the wish to be left alone, whether it can mean an overload, and the receiver's [Control].
 //
 // 502 and 504 count as 503 does, because a proxy in front of a receiver that is down or too slow answers with one of the three
-// (Standard Webhooks, "Deliverability and reliability"). Only with a Retry-After are they a wish to be left alone.
+// (Standard Webhooks, "Deliverability and reliability"). With a Retry-After they are [Throttled]. Any other failure keeps its
+// outcome with one: the receiver says when to come again, and not that it works.
 func Classify(status int, header http.Header, now time.Time) Result {
 	r := Result{Outcome: outcomeOf(status), StatusCode: status, Control: controlOf(header)}
+	if r.Outcome.Settled() {
+		return r
+	}
+	r.RetryAfter, r.HasRetryAfter = ParseRetryAfter(header.Get("Retry-After"), now)
 	switch status {
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		r.Overloaded = true
-		r.RetryAfter, r.HasRetryAfter = ParseRetryAfter(header.Get("Retry-After"), now)
 		if r.HasRetryAfter {
 			r.Outcome = Throttled
 		}
@@ -164,8 +168,8 @@ type Result struct {
 	Outcome Outcome
 	// StatusCode is the answer's, 0 if none came. With [Timeout], [ConnectionError] and [Canceled] the answer had begun.
 	StatusCode int
-	// RetryAfter is how long the receiver asked to be left alone, counted from the end of the attempt; valid if
-	// HasRetryAfter, since 0 is a wish too. At most [MaxRetryAfter].
+	// RetryAfter is how long the receiver asked to be left alone, counted from the end of the attempt, also where its answer
+	// broke off; valid if HasRetryAfter, since 0 is a wish too. At most [MaxRetryAfter].
 	RetryAfter    time.Duration
 	HasRetryAfter bool
 	// Overloaded reports a status that can mean too much at once: 429, 502, 503 or 504, also where the answer broke off. Fewer
@@ -181,3 +185,6 @@ type Result struct {
 	// fault and never holds a URL, a header or bytes of the answer. Only a [*RefusedError] can be found in it.
 	Err error
 }
+
+// PutOff reports that the receiver wants to be left alone for a while, for RetryAfter if HasRetryAfter.
+func (r Result) PutOff() bool { return r.Outcome == Throttled || r.HasRetryAfter }

@@ -55,8 +55,14 @@ func TestClassifyEveryStatus(t *testing.T) {
 				t.Errorf("%d: got %+v, want %+v", status, got, want)
 			}
 			want := webhook.Result{Outcome: f.want, StatusCode: status, Overloaded: busy, Control: webhook.ControlAbort}
+			if !f.want.Settled() {
+				want.RetryAfter, want.HasRetryAfter = 7*time.Second, true
+			}
 			if busy {
-				want.Outcome, want.RetryAfter, want.HasRetryAfter = webhook.Throttled, 7*time.Second, true
+				want.Outcome = webhook.Throttled
+			}
+			if got.PutOff() != (status == 429) || want.PutOff() == f.want.Settled() {
+				t.Errorf("%d: put off %t without Retry-After, %t with", status, got.PutOff(), want.PutOff())
 			}
 			if got := webhook.Classify(status, with, time.Now()); !reflect.DeepEqual(got, want) {
 				t.Errorf("%d with Retry-After: got %+v, want %+v", status, got, want)

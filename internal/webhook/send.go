@@ -255,6 +255,7 @@ func (s *Sender) exchange(req *http.Request, route *Route) (Result, http.Header)
 	if result.Body, err = s.readAnswer(resp); err != nil {
 		broken := failed(ctx, "read answer", err)
 		broken.StatusCode, broken.Body, broken.Overloaded, broken.Control = result.StatusCode, result.Body, result.Overloaded, result.Control
+		broken.RetryAfter, broken.HasRetryAfter = result.RetryAfter, result.HasRetryAfter
 		return broken, resp.Header
 	}
 	return result, resp.Header

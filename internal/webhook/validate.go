@@ -42,6 +42,13 @@ type Validation struct {
 	Rate int
 }
 
+// AnswerError is an answer to the handshake that is no consent, whatever its header says. It may be a wish to be asked later.
+type AnswerError struct{ Result Result }
+
+func (e *AnswerError) Error() string {
+	return fmt.Sprintf("answers %d to OPTIONS: want 2xx", e.Result.StatusCode)
+}
+
 // Validate makes the handshake by which a target agrees to deliveries from an origin (CloudEvents, "HTTP 1.1 Web Hooks for
 // Event Delivery" 1.0, section 4), so that nobody can point us at somebody else's server: an OPTIONS request that is answered
 // with 2xx and the origin, or "*", in WebHook-Allowed-Origin. It is sent as messages are: guarded, over the route, without
@@ -71,7 +78,7 @@ func (s *Sender) validate(ctx context.Context, r *ValidationRequest) (Validation
 	case result.Err != nil:
 		return Validation{}, result.Err
 	case result.Outcome != Delivered:
-		return Validation{}, fmt.Errorf("answers %d to OPTIONS: want 2xx", result.StatusCode)
+		return Validation{}, &AnswerError{result}
 	}
 	if err := checkAllowedOrigin(header, r.Origin); err != nil {
 		return Validation{}, err
