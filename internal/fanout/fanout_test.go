@@ -52,7 +52,8 @@ type bundle struct {
 	grace        time.Duration
 	disableAfter time.Duration
 	metrics      *prometheus.Registry
-	stop         func() // may be called again
+	relay        *fanout.Fanout // the one that runs, or did last
+	stop         func()         // may be called again
 }
 
 func setup(t testing.TB, policy fanout.Policy) *bundle {
@@ -90,6 +91,7 @@ func (b *bundle) start() {
 	b.t.Helper()
 	b.metrics = prometheus.NewRegistry()
 	f, close := b.fanout(b.metrics)
+	b.relay = f
 	end := run(b.t, f.Run)
 	b.stop = func() {
 		end()

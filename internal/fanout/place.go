@@ -198,8 +198,8 @@ func (f *Fanout) goOn(ctx context.Context, e *endpoint.Endpoint) error {
 	}
 	from := uint64(0)
 	changed, err := f.cfg.Endpoints.UpdateState(ctx, e.ID, func(s *endpoint.State) bool {
-		if from = s.Position + 1; s.Position == 0 {
-			return false // another replica was faster
+		if from = s.Position + 1; s.Position == 0 || !f.active(e.ID) {
+			return false // another replica was faster, or it is no longer to go on
 		}
 		if !e.Ordered && mode != endpoint.ModeSkip {
 			s.Spans = append(s.Spans, endpoint.Span{ID: rand.Text()[:12], From: from, Mode: mode})

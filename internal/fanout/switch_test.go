@@ -1,6 +1,7 @@
 package fanout_test
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/endpoint"
 	"github.com/nex-crm/relay/internal/fanout"
+	"github.com/nex-crm/relay/internal/webhook"
 )
 
 // stubborn retries every second for a while.
@@ -158,4 +160,111 @@ func TestUnknownEndpointLosesNothing(t *testing.T) {
 	heal()
 	b.endpoints(e)
 	r.hasAll(t, ids, tried)
+}
+
+// file applies a config file, as the relay does.
+func (b *bundle) file(list ...*endpoint.Endpoint) {
+	b.t.Helper()
+	for _, e := range list {
+		e.Secrets, e.Enabled = []webhook.Secret{b.secret}, true
+	}
+	if err := b.relay.ApplyFile(b.t.Context(), list); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// startWith is a start of the relay with a config file: it is applied before anything is read.
+func (b *bundle) startWith(list ...*endpoint.Endpoint) {
+	b.t.Helper()
+	f, closeF := b.fanout(nil)
+	defer closeF()
+	running := b.relay
+	b.relay = f
+	b.file(list...)
+	b.relay = running
+	b.start()
+}
+
+// An endpoint that is taken out of the file and put back goes on where it stood, ordered or not, also if nobody saw it go.
+func TestOutOfTheFileAndBack(t *testing.T) {
+	t.Parallel()
+	for _, ordered := range []bool{false, true} {
+		for _, restart := range []bool{false, true} {
+			t.Run(fmt.Sprintf("ordered=%t,restart=%t", ordered, restart), func(t *testing.T) {
+				t.Parallel()
+				b := setup(t, quick)
+				r, other := newReceiver(t, nil), newReceiver(t, nil)
+				stays := func() *endpoint.Endpoint { return &endpoint.Endpoint{ID: "other", URL: other.URL} }
+				goes := func(mode endpoint.Mode) *endpoint.Endpoint {
+					return &endpoint.Endpoint{ID: "crm", URL: r.URL, Ordered: ordered, Resume: mode}
+				}
+				apply := b.file
+				if restart {
+					apply = func(list ...*endpoint.Endpoint) {
+						b.stop()
+						b.startWith(list...)
+					}
+				}
+				b.file(stays(), goes(""))
+				want := b.publish("before", 3)
+				r.await(t, 3)
+				b.read()
+				for _, mode := range []endpoint.Mode{endpoint.ModeAll, endpoint.ModeSkip} {
+					apply(stays())
+					tried := len(r.all())
+					while := b.publish("while-"+string(mode), 20)
+					b.read()
+					if got := r.all(); len(got) != tried {
+						t.Fatalf("%v came while it was not in the file", got[tried:])
+					}
+					apply(stays(), goes(mode))
+					eventually(t, "it goes on", func() bool { return b.registry.Snapshot().Get("crm").State.Position == 0 })
+					if mode == endpoint.ModeAll {
+						want = append(want, while...)
+					}
+					want = append(want, b.publish("after-"+string(mode), 3)...)
+					r.hasAll(t, want, 0)
+				}
+				if got := r.all(); ordered && !slices.Equal(slices.Compact(got), want) {
+					t.Errorf("not in order: %v", got)
+				}
+				other.await(t, 3+2*23)
+				b.settled()
+				if n := len(other.all()); n != 3+2*23 {
+					t.Errorf("%d webhooks to the one that stayed, of %d events", n, 3+2*23)
+				}
+			})
+		}
+	}
+}
+
+// What is under way when an endpoint is taken out of the file, or was read just then, is not lost.
+func TestOutOfTheFileUnderFlow(t *testing.T) {
+	t.Parallel()
+	b := setup(t, quick)
+	r := newReceiver(t, nil)
+	e := func() *endpoint.Endpoint { return &endpoint.Endpoint{ID: "crm", URL: r.URL} }
+	b.file(e())
+	flow := make(chan []string)
+	go func() {
+		var ids []string
+		for i := range 40 {
+			ids = append(ids, b.publish(fmt.Sprintf("x%d", i), 25)...)
+		}
+		flow <- ids
+	}()
+	var ids []string
+	for in := false; ids == nil; in = !in {
+		if in {
+			b.file(e())
+		} else {
+			b.file()
+		}
+		select {
+		case ids = <-flow:
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	b.file(e())
+	r.hasAll(t, ids, 0)
 }

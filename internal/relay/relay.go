@@ -176,7 +176,6 @@ func (r *Relay) build(ctx context.Context, stop *cleanups, fail context.CancelCa
 		return nil, err
 	}
 	p.endpoints = endpoint.NewRegistry(p.bus.Endpoints(), sealer, r.log)
-	p.endpoints.SetConfig(r.plan.endpoints)
 	start("endpoints", p.endpoints.Run)
 	if err := p.endpoints.Load(ctx); err != nil {
 		return nil, err
@@ -193,6 +192,9 @@ func (r *Relay) build(ctx context.Context, stop *cleanups, fail context.CancelCa
 		p.leases = lease.New(lease.Config{Bucket: p.bus.Leases(), Replica: replicaName(r.Addr()), Logger: r.log})
 	}
 	if p.fanout, err = fanout.New(r.plan.fanout(p, r.log, r.registry)); err != nil {
+		return nil, err
+	}
+	if err := p.fanout.ApplyFile(ctx, r.plan.endpoints); err != nil {
 		return nil, err
 	}
 	if err := p.fanout.PrepareOrdered(ctx, p.endpoints.Snapshot().All()...); err != nil {

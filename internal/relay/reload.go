@@ -74,11 +74,10 @@ func (r *Relay) reload(ctx context.Context, p *parts) (*config.Config, error) {
 	}
 	prepare, cancel := context.WithTimeout(ctx, prepareTime)
 	defer cancel()
-	if err := p.fanout.PrepareOrdered(prepare, next.endpoints...); err != nil {
+	if err := p.fanout.ApplyFile(prepare, next.endpoints); err != nil {
 		r.log.Warn("the changed configuration cannot be applied while NATS does not answer, trying again", "error", err)
 		return nil, err // the fingerprint of before holds on
 	}
-	p.endpoints.SetConfig(next.endpoints)
 	p.streams.Apply(next.workspaces)
 	r.log.Info("configuration applied", "workspaces", len(next.workspaces), "endpoints", len(next.endpoints))
 	return cfg, nil
