@@ -179,6 +179,60 @@ func TestWaitingWhenPausedIsReordered(t *testing.T) {
 	}
 }
 
+// A pause that is over before its place is noted has its wish carried out on what waits, and leaves nothing to the next one.
+func TestPausedForAMoment(t *testing.T) {
+	t.Parallel()
+	for _, ordered := range []bool{false, true} {
+		for _, mode := range []endpoint.Mode{endpoint.ModeSkip, endpoint.ModeLatestPerTarget} {
+			if ordered && mode != endpoint.ModeSkip {
+				continue
+			}
+			t.Run(fmt.Sprintf("ordered=%t,%s", ordered, mode), func(t *testing.T) {
+				t.Parallel()
+				b := setup(t, stubborn)
+				r, heal := failing(t)
+				b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL, Ordered: ordered, MaxInFlight: 1})
+				b.publishAbout("old", "person/1")
+				b.publishAbout("new", "person/1")
+				r.await(t, 1)
+				b.read()
+				b.stop()
+				tried := len(r.all())
+				heal()
+				b.enable("crm", false, "")
+				b.enable("crm", true, mode)
+				b.start()
+				eventually(t, "the wish is carried out", func() bool {
+					s := b.registry.Snapshot().Get("crm").State
+					return s.Resume == "" && s.ResumeAt == 0 && len(s.Spans) == 0
+				})
+				b.publish("first", 1)
+				eventually(t, "what comes new has come", func() bool { return slices.Contains(r.all(), "first-0") })
+				if mode == endpoint.ModeLatestPerTarget {
+					eventually(t, "what is to be delivered has come", func() bool { return slices.Contains(r.all()[tried:], "new") })
+				}
+				if got := r.all()[tried:]; slices.Contains(got, "old") || slices.Contains(got, "new") == (mode == endpoint.ModeSkip) {
+					t.Errorf("%s: %v", mode, got)
+				}
+
+				b.enable("crm", false, "")
+				eventually(t, "the place is noted", func() bool { return b.registry.Snapshot().Get("crm").State.Position > 0 })
+				ids := b.publish("while", 3)
+				b.read()
+				tried = len(r.all())
+				err := b.registry.Change(t.Context(), "crm", func(e *endpoint.Endpoint) (bool, error) { // as the file does: without a wish
+					e.Enabled = true
+					return true, nil
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.hasAll(t, ids, tried)
+			})
+		}
+	}
+}
+
 func TestOrdered(t *testing.T) {
 	t.Parallel()
 	b := setup(t, fanout.Policy{Schedule: []time.Duration{0, 50 * time.Millisecond, 50 * time.Millisecond, 50 * time.Millisecond, 50 * time.Millisecond}})

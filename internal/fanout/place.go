@@ -136,7 +136,7 @@ func (f *Fanout) reconcile(ctx context.Context) {
 		switch {
 		case !e.Active() && e.State.Position == 0:
 			err = f.takePlace(ctx, e)
-		case e.Active() && e.State.Position != 0:
+		case e.Active() && (e.State.Position != 0 || askedToGoOn(&e.State)):
 			err = f.goOn(ctx, e)
 		case slices.ContainsFunc(e.State.Spans, func(s endpoint.Span) bool { return s.To == 0 }):
 			err = f.closeSpans(ctx, e)
@@ -188,7 +188,11 @@ func (f *Fanout) takePlace(ctx context.Context, e *endpoint.Endpoint) error {
 	return err
 }
 
-// goOn gives the place of an endpoint up that has become active again, and notes what it still has to get from there.
+// askedToGoOn tells whether the owner's wish how to go on has not been carried out yet.
+func askedToGoOn(s *endpoint.State) bool { return s.Resume != "" || s.ResumeAt != 0 }
+
+// goOn gives the place of an endpoint up that has become active again, and notes what it still has to get from there. One that
+// went on before anybody had noted its place has everything in its backlog: that is treated as its owner wishes, too.
 func (f *Fanout) goOn(ctx context.Context, e *endpoint.Endpoint) error {
 	mode := resumeMode(e)
 	if mode == endpoint.ModeSkip {
@@ -196,13 +200,26 @@ func (f *Fanout) goOn(ctx context.Context, e *endpoint.Endpoint) error {
 			return err
 		}
 	}
+	end := e.State.ResumeAt
+	if end == 0 {
+		var err error
+		if end, err = f.cfg.Bus.LastSequence(ctx); err != nil {
+			return err
+		}
+	}
 	from := uint64(0)
 	changed, err := f.cfg.Endpoints.UpdateState(ctx, e.ID, func(s *endpoint.State) bool {
-		if from = s.Position + 1; s.Position == 0 || !f.active(e.ID) {
+		if s.Position == 0 && !askedToGoOn(s) || !f.active(e.ID) {
 			return false // another replica was faster, or it is no longer to go on
 		}
-		if !e.Ordered && mode != endpoint.ModeSkip {
-			s.Spans = append(s.Spans, endpoint.Span{ID: rand.Text()[:12], From: from, Mode: mode})
+		span := endpoint.Span{ID: rand.Text()[:12], From: s.Position + 1, Mode: mode}
+		if s.Position == 0 { // nothing of the log, but what waits is put into another order
+			span.To = max(end, 1)
+			span.From = span.To + 1
+		}
+		from = span.From
+		if !e.Ordered && mode != endpoint.ModeSkip && (s.Position != 0 || mode != endpoint.ModeAll) {
+			s.Spans = append(s.Spans, span)
 		}
 		if mode == endpoint.ModeSkip {
 			s.Spans = nil
@@ -261,6 +278,10 @@ func (f *Fanout) skip(ctx context.Context, e *endpoint.Endpoint) error {
 		}
 	}
 	if e.Ordered {
+		if run := f.ordered[e.ID]; run != nil { // it would find no consumer, and make one
+			run.stop()
+			delete(f.ordered, e.ID)
+		}
 		return f.restartOrdered(ctx, e, at+1)
 	}
 	c := &catcher{fanout: f, endpoint: e}
