@@ -80,9 +80,9 @@ type Bus struct {
 
 	embedded *embedded
 
-	nex               jetstream.Stream
-	endpoints, leases jetstream.KeyValue
-	metrics           metrics
+	nex                      jetstream.Stream
+	endpoints, leases, order jetstream.KeyValue
+	metrics                  metrics
 }
 
 // Open starts the embedded server if there is no URL, connects, and creates or checks the streams. An external NATS
@@ -254,6 +254,9 @@ func (b *Bus) Endpoints() jetstream.KeyValue { return b.endpoints }
 
 // Leases is the bucket of the leases.
 func (b *Bus) Leases() jetstream.KeyValue { return b.leases }
+
+// Order is the bucket of how far the ordered endpoints have come.
+func (b *Bus) Order() jetstream.KeyValue { return b.order }
 
 // Connected tells whether the connection is up now.
 func (b *Bus) Connected() bool { return b.nc.IsConnected() }

@@ -21,6 +21,7 @@ const (
 
 	BucketEndpoints = "RELAY_ENDPOINTS"
 	BucketLeases    = "RELAY_LEASES"
+	BucketOrder     = "RELAY_ORDER"
 
 	ConsumerFanout = "relay-fanout"
 	ConsumerRetry  = "relay-retry"
@@ -319,6 +320,11 @@ func (b *Bus) buckets() []bucket {
 		{&b.leases, jetstream.KeyValueConfig{
 			Bucket:      BucketLeases,
 			Description: "Which replica holds which workspace's stream, and which replicas live",
+			Replicas:    replicas,
+		}},
+		{&b.order, jetstream.KeyValueConfig{
+			Bucket:      BucketOrder,
+			Description: "How far each ordered endpoint has come",
 			Replicas:    replicas,
 		}},
 	}

@@ -115,6 +115,7 @@ type Fanout struct {
 	leave     chan struct{}
 	scan      chan struct{} // has a value when the backlogs are to be looked at
 
+	marks    sync.Map // orderMark by endpoint: how far the ordered ones have come, as this process knows
 	prepared sync.Map // ordered endpoints by id that have a consumer, before that is noted in their state
 
 	ordered map[string]*orderedRun // of the one goroutine that follows the endpoints

@@ -65,6 +65,7 @@ type held struct {
 	open   atomic.Int32
 	set    *heldSet
 	free   func(int64)
+	before func() // what comes before the acknowledgement; may be nil
 
 	msg jetstream.Msg // the newest delivery of it; guarded by set.mu
 }
@@ -109,6 +110,9 @@ func (f *Fanout) hold(ctx context.Context, m jetstream.Msg, size, deliveries int
 func (h *held) settle() {
 	if h.open.Add(-1) > 0 {
 		return
+	}
+	if h.before != nil {
+		h.before()
 	}
 	m := h.set.remove(h)
 	h.free(h.weight)

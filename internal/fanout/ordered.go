@@ -192,6 +192,10 @@ func (f *Fanout) endOrder(ctx context.Context, e *endpoint.Endpoint) error {
 }
 
 func (f *Fanout) removeOrdered(ctx context.Context, id string) error {
+	f.marks.Delete(id)
+	if err := f.cfg.Bus.Order().Delete(ctx, id); err != nil {
+		return fmt.Errorf("forget how far endpoint %s has come: %w", id, err)
+	}
 	err := f.cfg.Bus.JetStream().DeleteConsumer(ctx, bus.StreamNex, orderedName(id))
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return nil
@@ -286,7 +290,16 @@ func (f *Fanout) handleOrdered(ctx context.Context, id string, m jetstream.Msg) 
 		_ = m.Nak()
 		return
 	}
+	mark, err := f.orderMark(ctx, id)
+	if err != nil {
+		_ = m.NakWithDelay(time.Second)
+		return
+	}
 	msg := newMessage(m.Subject(), m.Headers(), meta.Sequence.Stream, meta.Timestamp, m.Data())
+	if mark.passed(msg) {
+		_ = m.Ack()
+		return
+	}
 	if msg.sequence <= e.Since || !f.wants(e, msg.workspace, msg.eventType, msg.data) {
 		_ = m.Ack()
 		return
@@ -300,6 +313,7 @@ func (f *Fanout) handleOrdered(ctx context.Context, id string, m jetstream.Msg) 
 		d.attempt, d.since = at.Attempt, at.Since
 	}
 	if d.held = f.hold(ctx, m, len(msg.data), 1); d.held != nil {
+		d.held.before = func() { f.noteOrder(id, msg) }
 		f.attemptOrdered(e, d)
 	}
 }

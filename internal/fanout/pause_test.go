@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/endpoint"
 	"github.com/nex-crm/relay/internal/event"
@@ -270,6 +272,41 @@ func TestOrdered(t *testing.T) {
 		c, err := b.bus.JetStream().Consumer(t.Context(), bus.StreamNex, "relay-ordered-crm")
 		return err == nil && c.CachedInfo().NumPending == 0 && c.CachedInfo().NumAckPending == 0
 	})
+}
+
+// A server that is killed has lost its last acknowledgements: what an ordered endpoint has taken does not come again behind
+// what it took after it.
+func TestOrderedWithoutTheLastAcknowledgements(t *testing.T) {
+	t.Parallel()
+	b := setup(t, quick)
+	r := newReceiver(t, nil)
+	b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL, Ordered: true})
+	ids := b.publish("a", 5)
+	r.await(t, len(ids))
+	js := b.bus.JetStream()
+	var consumer jetstream.ConsumerConfig
+	eventually(t, "all is acknowledged", func() bool {
+		c, err := js.Consumer(t.Context(), bus.StreamNex, "relay-ordered-crm")
+		if err != nil {
+			return false
+		}
+		consumer = c.CachedInfo().Config
+		return c.CachedInfo().AckFloor.Stream == 5
+	})
+	b.stop()
+	if err := js.DeleteConsumer(t.Context(), bus.StreamNex, "relay-ordered-crm"); err != nil {
+		t.Fatal(err)
+	}
+	consumer.OptStartSeq = 3
+	if _, err := js.CreateConsumer(t.Context(), bus.StreamNex, consumer); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	ids = append(ids, b.publish("b", 2)...)
+	eventually(t, "what comes new has come", func() bool { return slices.Contains(r.all(), "b-1") })
+	if got := r.all(); !slices.Equal(got, ids) {
+		t.Errorf("%v", got)
+	}
 }
 
 func TestRateLimit(t *testing.T) {
