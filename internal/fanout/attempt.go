@@ -17,30 +17,39 @@ import (
 	"github.com/nex-crm/relay/internal/webhook"
 )
 
-// attemptDelivery makes one attempt and sees the delivery to its next place: settled, stored for later, or dead.
-func (f *Fanout) attemptDelivery(l *lane, d *delivery) {
+// attemptDelivery makes one attempt and sees the delivery to its next place: settled, stored for later, or dead. It answers what
+// the lane counts for it.
+func (f *Fanout) attemptDelivery(l *lane, d *delivery) (weight int) {
+	weight = d.weight
 	e := f.cfg.Endpoints.Snapshot().Get(d.endpoint)
 	if e == nil || !e.Active() {
 		f.backlog(d)
-		return
+		return weight
 	}
 	if d.sequence <= e.Since { // it was for another endpoint with this id
 		d.held.settle()
-		return
+		return weight
 	}
 	if d.event == nil {
 		if err := f.load(d); err != nil {
 			f.unreadable(d, err)
-			return
+			return weight
 		}
-		l.read(len(d.event.data))
+		stays := l.read(d, len(d.event.data))
+		weight = d.weight
+		if !stays {
+			d.event = nil
+			f.backlog(d)
+			return weight
+		}
 		if !f.wants(e, d.event.workspace, d.event.eventType, d.event.data) { // its owner has narrowed it since
 			d.held.settle()
-			return
+			return weight
 		}
 	}
 	result, decision := f.attempt(l, e, d)
 	f.settle(d, result, decision)
+	return weight
 }
 
 // attempt is one POST and what is to be learned from it.

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/endpoint"
 	"github.com/nex-crm/relay/internal/event"
@@ -92,6 +94,51 @@ func TestCircuitAgainstAReceiver(t *testing.T) {
 		return len(got)-before >= 500 && slices.Contains(got, ids[len(ids)-1])
 	})
 	eventually(t, "it is forgotten that it failed", func() bool { return b.registry.Snapshot().Get("crm").State.FailingSince == nil })
+}
+
+// It is told that an endpoint has recovered, also by a relay that did not see it fail, and once.
+func TestRecoveredAfterARestart(t *testing.T) {
+	t.Parallel()
+	for _, ordered := range []bool{false, true} {
+		b := setup(t, stubborn)
+		r, heal := failing(t)
+		b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL, Ordered: ordered})
+		ids := b.publish("x", 20)
+		b.reader(bus.StreamNex, "nex._.relay.endpoint.failing")()
+		eventually(t, "it is known to fail", func() bool { return b.registry.Snapshot().Get("crm").State.FailingSince != nil })
+		since := *b.registry.Snapshot().Get("crm").State.FailingSince
+		b.stop()
+		heal()
+		tried := len(r.all())
+		b.start()
+		var e struct {
+			Data struct {
+				Endpoint string
+				Since    time.Time `json:"failing_since"`
+			}
+		}
+		if err := json.Unmarshal(b.reader(bus.StreamNex, "nex._.relay.endpoint.recovered")().Data(), &e); err != nil {
+			t.Fatal(err)
+		}
+		if e.Data.Endpoint != "crm" || !e.Data.Since.Equal(since) {
+			t.Errorf("%+v, it failed since %v", e.Data, since)
+		}
+		r.hasAll(t, ids, tried)
+		if b.registry.Snapshot().Get("crm").State.FailingSince != nil {
+			t.Error("it is still remembered to fail")
+		}
+		s, err := b.bus.JetStream().Stream(t.Context(), bus.StreamNex)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := s.Info(t.Context(), jetstream.WithSubjectFilter("nex._.relay.endpoint.recovered"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := info.State.Subjects["nex._.relay.endpoint.recovered"]; n != 1 {
+			t.Errorf("told %d times", n)
+		}
+	}
 }
 
 func TestDisabledWhenItOnlyFails(t *testing.T) {

@@ -23,6 +23,8 @@ const (
 	// laneBytes is what the events in a lane may take together; one may always be in flight. An endpoint that hangs keeps no
 	// more than that from the others.
 	laneBytes = 4 << 20
+	// unknownSize is what an event counts for that is still to be read, where none has been read before.
+	unknownSize = laneBytes / 8
 	// burstShare of a second's attempts may be made at once under a rate limit.
 	burstShare = 10
 )
@@ -113,18 +115,27 @@ func (l *lane) resumed() {
 
 // weigh counts a delivery that enters the lane. One whose event is still to be read is taken to be like the last; mu is held.
 func (l *lane) weigh(d *delivery) {
-	d.weight = l.lastSize
+	if d.weight = l.lastSize; d.weight == 0 {
+		d.weight = unknownSize
+	}
 	if d.event != nil {
 		d.weight = len(d.event.data)
 	}
 	l.bytes += d.weight
 }
 
-// read hears how large an event was.
-func (l *lane) read(size int) {
+// read hears how large the event of a delivery was, and answers whether it may stay: not if the others fill the lane.
+func (l *lane) read(d *delivery, size int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lastSize = size
+	l.bytes -= d.weight
+	if d.weight = 0; l.running > 1 && l.bytes >= laneBytes {
+		return false
+	}
+	d.weight = size
+	l.bytes += size
+	return true
 }
 
 func burst(perSecond float64) int { return max(1, int(perSecond/burstShare)) }
@@ -259,7 +270,7 @@ func (l *lane) work(d *delivery) {
 	for d != nil {
 		weight := d.weight // before it is another's
 		if l.takeTurn() {
-			l.fanout.attemptDelivery(l, d)
+			weight = l.fanout.attemptDelivery(l, d)
 		} else {
 			l.fanout.backlog(d) // stopping
 		}

@@ -193,3 +193,34 @@ func TestLaneRateLimit(t *testing.T) {
 		t.Error("the limit was taken away and still holds")
 	}
 }
+
+// Events that turn out larger than those before do not pile up in a lane: what comes when the others fill it goes back.
+func TestLaneWeighsWhatIsRead(t *testing.T) {
+	t.Parallel()
+	l := busyLane(time.Now(), 64, 0, 0)
+	l.running, l.lastSize = 0, 1<<10
+	var list []*delivery
+	for range 32 {
+		d := &delivery{}
+		l.start(time.Now(), d)
+		list = append(list, d)
+	}
+	stay := 0
+	for _, d := range list {
+		if l.read(d, 1<<20) {
+			stay++
+		}
+		if l.bytes > laneBytes+1<<20 {
+			t.Fatalf("%d bytes in the lane", l.bytes)
+		}
+	}
+	if stay < 4 || stay > 5 {
+		t.Errorf("%d events of a MiB stay", stay)
+	}
+	for _, d := range list {
+		l.next(d.weight)
+	}
+	if l.bytes != 0 || l.running != 0 {
+		t.Errorf("%d bytes, %d in flight when all are done", l.bytes, l.running)
+	}
+}

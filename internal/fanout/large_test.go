@@ -1,0 +1,107 @@
+package fanout_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nex-crm/relay/internal/bus"
+	"github.com/nex-crm/relay/internal/endpoint"
+	"github.com/nex-crm/relay/internal/event"
+)
+
+// Large events of which an endpoint takes nothing cost its lane's share of memory and no more, whether they come from the log
+// or from its backlog, and hold up nobody else.
+func TestLargeEventsAreBounded(t *testing.T) {
+	t.Parallel()
+	const (
+		size, events = 500 << 10, 40 // 20 MB
+		hangingOnes  = 2
+		lane         = 4<<20 + size // what may be in one: less than laneBytes, and one more
+		most         = lane/size + 1
+	)
+	b := setup(t, quick)
+	release := make(chan struct{})
+	var peak atomic.Int64
+	var hanging []*receiver
+	var list []*endpoint.Endpoint
+	for i := range hangingOnes {
+		var mine atomic.Int64
+		r := newReceiver(t, func(_ int, _ http.ResponseWriter, req *http.Request, _ []byte) {
+			n := mine.Add(1)
+			defer mine.Add(-1)
+			for before := peak.Load(); n > before && !peak.CompareAndSwap(before, n); before = peak.Load() {
+			}
+			select {
+			case <-release:
+			case <-req.Context().Done():
+			}
+		})
+		hanging = append(hanging, r)
+		list = append(list, &endpoint.Endpoint{ID: fmt.Sprintf("hanging-%d", i), URL: r.URL, MaxInFlight: 64, Timeout: time.Minute})
+	}
+	healthy := newReceiver(t, nil)
+	list = append(list, &endpoint.Endpoint{ID: "healthy", URL: healthy.URL})
+	var heaviest atomic.Int64
+	healthy.each = func() { heaviest.Store(max(heaviest.Load(), int64(b.relay.LaneBytes()))) }
+	b.endpoints(list...)
+
+	content := strings.Repeat("x", size)
+	var ids []string
+	for i := range events {
+		e := &event.Event{
+			Workspace: "acme", ID: fmt.Sprintf("x-%d", i), Type: "nex.insight.risk", Time: time.Now(),
+			Data: json.RawMessage(fmt.Sprintf(`{"type":"risk","content":%q}`, content)), Traceparent: event.NewTraceparent(),
+		}
+		if _, err := b.bus.Publish(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, e.ID)
+	}
+	healthy.hasAll(t, ids, 0)
+	eventually(t, "all but what is in flight is stored", func() bool {
+		c, err := b.bus.JetStream().Consumer(t.Context(), bus.StreamNex, bus.ConsumerFanout)
+		return err == nil && c.CachedInfo().NumPending == 0 && c.CachedInfo().NumAckPending <= hangingOnes*most
+	})
+	if n := heaviest.Load(); n > lane {
+		t.Errorf("a lane held %d bytes", n)
+	}
+	if !b.relay.HoldsAtMost(hangingOnes * lane) {
+		t.Errorf("more than %d bytes are held", hangingOnes*lane)
+	}
+	if n := peak.Load(); n > most {
+		t.Errorf("%d large events in flight to one endpoint", n)
+	}
+
+	// Another life knows nothing of their size, and takes them from the backlog.
+	b.stop()
+	b.start()
+	for _, r := range hanging {
+		before := len(r.all())
+		eventually(t, "it is tried again", func() bool { return len(r.all()) > before })
+	}
+	eventually(t, "nothing more is taken", func() bool {
+		before := len(hanging[0].all()) + len(hanging[1].all())
+		b.read()
+		return len(hanging[0].all())+len(hanging[1].all()) == before
+	})
+	if n := peak.Load(); n > most {
+		t.Errorf("%d large events in flight to one endpoint from its backlog", n)
+	}
+	close(release)
+	for _, r := range hanging {
+		// What could not be stored while the relay stopped comes again when its acknowledgement is overdue.
+		eventuallyIn(t, 2*time.Minute, "everything has come", func() bool {
+			return slices.Equal(slices.Compact(sorted(r.all())), sorted(ids))
+		})
+	}
+	b.settled()
+	if n := peak.Load(); n > most {
+		t.Errorf("%d large events in flight to one endpoint while it caught up", n)
+	}
+}
