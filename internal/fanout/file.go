@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 
@@ -31,6 +32,9 @@ func (f *Fanout) ApplyFile(ctx context.Context, list []*endpoint.Endpoint) error
 		_, err := f.cfg.Endpoints.UpdateState(ctx, id, func(s *endpoint.State) bool {
 			if s.Position == 0 {
 				s.Position, s.FailingSince = max(floor, 1), nil
+				if floor == 0 && !s.InOrder { // there is no place before the first event
+					s.Spans = append(s.Spans, endpoint.Span{ID: rand.Text()[:12], From: 1, To: 1, Mode: endpoint.ModeAll})
+				}
 			}
 			return true // written in any case: whoever is giving the place up looks again
 		})

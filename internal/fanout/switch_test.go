@@ -238,6 +238,22 @@ func TestOutOfTheFileAndBack(t *testing.T) {
 	}
 }
 
+// An endpoint may be taken out of the file before the first event of all was acknowledged.
+func TestOutOfTheFileAtTheFirstEvent(t *testing.T) {
+	t.Parallel()
+	b := setup(t, quick)
+	b.stop()
+	r := newReceiver(t, nil)
+	e := func() *endpoint.Endpoint { return &endpoint.Endpoint{ID: "crm", URL: r.URL} }
+	b.file(e())
+	b.file()
+	ids := b.publish("x", 3)
+	b.start()
+	b.read()
+	b.file(e())
+	r.hasAll(t, ids, 0)
+}
+
 // What is under way when an endpoint is taken out of the file, or was read just then, is not lost.
 func TestOutOfTheFileUnderFlow(t *testing.T) {
 	t.Parallel()
