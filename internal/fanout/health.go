@@ -13,7 +13,7 @@ import (
 func (f *Fanout) health(e *endpoint.Endpoint, d *delivery, result webhook.Result, c change, now time.Time) {
 	since := e.State.FailingSince
 	switch {
-	case result.Outcome == webhook.Canceled, result.Outcome == webhook.Throttled:
+	case result.Outcome == webhook.Canceled:
 	case result.Outcome == webhook.Delivered:
 		if c.closed {
 			f.log.Info("endpoint has recovered: what waits for it is delivered", "endpoint", e.ID)
@@ -28,16 +28,34 @@ func (f *Fanout) health(e *endpoint.Endpoint, d *delivery, result webhook.Result
 		}
 	case c.opened:
 		f.log.Warn("endpoint only fails: it gets single attempts until one succeeds, the rest waits", "endpoint", e.ID, "since", c.since)
-		f.tellUnless(d, event.EndpointFailing, e.ID, map[string]any{
-			"endpoint": e.ID, "since": c.since.UTC(), "outcome": result.Outcome, "status": result.StatusCode, "error": errorText(result.Err),
-		})
-		if since == nil {
-			f.noteFailing(e.ID, &c.since, nil)
-		}
+		f.onlyFails(e, d, result, c.since)
+	case since == nil && !c.putOff.IsZero() && now.Sub(c.putOff) >= f.putOffTime():
+		f.log.Warn("endpoint does nothing but put off: that counts as failing", "endpoint", e.ID, "since", c.putOff)
+		f.onlyFails(e, d, result, c.putOff)
 	case since != nil && f.cfg.DisableAfter > 0 && now.Sub(*since) >= f.cfg.DisableAfter:
 		f.disable(e.ID, "it did nothing but fail for "+f.cfg.DisableAfter.String(), "failing", nil, map[string]any{
 			"since": since.UTC(), "outcome": result.Outcome, "status": result.StatusCode,
 		})
+	}
+}
+
+// putOffTime is how long an endpoint may do nothing but put off (429, or 503 with Retry-After) before that counts as failing.
+func (f *Fanout) putOffTime() time.Duration {
+	if f.cfg.DisableAfter > 0 {
+		return min(putOffMost, f.cfg.DisableAfter/2)
+	}
+	return putOffMost
+}
+
+const putOffMost = 6 * time.Hour
+
+// onlyFails tells that an endpoint only fails, and remembers since when.
+func (f *Fanout) onlyFails(e *endpoint.Endpoint, d *delivery, result webhook.Result, since time.Time) {
+	f.tellUnless(d, event.EndpointFailing, e.ID, map[string]any{
+		"endpoint": e.ID, "since": since.UTC(), "outcome": result.Outcome, "status": result.StatusCode, "error": errorText(result.Err),
+	})
+	if e.State.FailingSince == nil {
+		f.noteFailing(e.ID, &since, nil)
 	}
 }
 

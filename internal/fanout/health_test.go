@@ -182,6 +182,23 @@ func TestDisabledWhenItOnlyPutsOff(t *testing.T) {
 	}
 }
 
+// A receiver that says for days that it has too much to do, and never takes anything, only fails too.
+func TestDisabledWhenItIsAlwaysTooMuch(t *testing.T) {
+	t.Parallel()
+	b := setup(t, quick)
+	b.stop()
+	b.disableAfter = 6 * time.Second
+	b.start()
+	r := newReceiver(t, func(_ int, w http.ResponseWriter, _ *http.Request, _ []byte) {
+		w.Header().Set("Retry-After", "1")
+		w.WriteHeader(http.StatusServiceUnavailable)
+	})
+	b.endpoints(&endpoint.Endpoint{ID: "crm", URL: r.URL})
+	b.publish("x", 3)
+	b.reader(bus.StreamNex, "nex._.relay.endpoint.failing")()
+	b.reader(bus.StreamNex, "nex._.relay.endpoint.disabled")()
+}
+
 // A receiver that wants to be asked for its consent later is.
 func TestHandshakePutOff(t *testing.T) {
 	t.Parallel()

@@ -52,6 +52,7 @@ type lane struct {
 	queue       []*delivery
 	circuit     circuit
 	pausedUntil time.Time // the receiver asked for it (Retry-After)
+	putOffSince time.Time // since when it has done nothing but put off
 	cutAt       time.Time // when window was last halved
 	failing     string    // why attempts fail now; empty if they do not
 
@@ -102,7 +103,7 @@ func (l *lane) setLimits(url string, maxInFlight int, perSecond float64) {
 
 // renew forgets what was learnt of the endpoint; mu is held.
 func (l *lane) renew() {
-	l.pausedUntil, l.circuit, l.gone, l.window, l.interval = time.Time{}, circuit{}, false, l.maxInFlight, 0
+	l.pausedUntil, l.putOffSince, l.circuit, l.gone, l.window, l.interval = time.Time{}, time.Time{}, circuit{}, false, l.maxInFlight, 0
 	signal(l.room)
 }
 
@@ -366,8 +367,9 @@ func (l *lane) next(weight int) *delivery {
 
 // change is what an attempt told about its endpoint.
 type change struct {
-	opened, closed bool // the circuit
-	since          time.Time
+	opened, closed bool        // the circuit
+	since          time.Time   // when it began to fail
+	putOff         time.Time   // since when it has done nothing but put off
 	evicted        []*delivery // what waited in the lane and must wait elsewhere now
 }
 
@@ -381,12 +383,17 @@ func (l *lane) learn(result webhook.Result, decision Decision, start, now time.T
 	switch {
 	case result.Outcome == webhook.Canceled:
 	case result.Outcome == webhook.Delivered:
+		l.putOffSince = time.Time{}
 		if c.closed = l.circuit.succeeded(); c.closed {
 			l.window = 1 // and from there on twice as many with each round
 		} else if l.window < l.maxInFlight {
 			l.window++
 		}
 	case result.Outcome == webhook.Throttled: // it works, and says that it is too much
+		if l.putOffSince.IsZero() {
+			l.putOffSince = start
+		}
+		c.putOff = l.putOffSince
 		l.slowDown(now)
 	default:
 		if overloaded(result) || decision.Pause {
