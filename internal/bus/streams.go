@@ -182,7 +182,8 @@ func RetryConsumer(ackWait time.Duration, maxPending int) jetstream.ConsumerConf
 }
 
 // BacklogConsumer is through which an endpoint's deliveries without a time come back, to all replicas together. Its state
-// is in memory: there may be one for each endpoint, and what it forgets is only what was on its way.
+// is in memory: there may be one for each endpoint, and what it forgets is only what was on its way. It has as many replicas
+// as the stream, because a work queue takes no others.
 func BacklogConsumer(endpoint string, ackWait time.Duration) jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
 		Durable:           "relay-backlog-" + endpoint,
@@ -193,7 +194,6 @@ func BacklogConsumer(endpoint string, ackWait time.Duration) jetstream.ConsumerC
 		MaxAckPending:     64,
 		MaxDeliver:        -1,
 		MemoryStorage:     true,
-		Replicas:          1,
 		InactiveThreshold: time.Minute,
 	}
 }

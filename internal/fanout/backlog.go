@@ -83,13 +83,18 @@ func (f *Fanout) drain(ctx context.Context, l *lane) {
 	}()
 	wait := backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(100*time.Millisecond), backoff.WithMaxInterval(5*time.Second), backoff.WithMaxElapsedTime(0))
+	said := false
 	for ctx.Err() == nil && f.drainable(l.endpoint) {
+		if !f.awaitOpen(ctx, l) {
+			continue // no consumer for an endpoint that takes nothing
+		}
 		done, err := f.drainConsumer(ctx, l)
 		if done || ctx.Err() != nil {
 			return
 		}
-		if err != nil {
-			f.log.Debug("a backlog cannot be read, trying on", "endpoint", l.endpoint, "error", err)
+		if err != nil && f.cfg.Bus.Connected() && !said {
+			said = true
+			f.log.Warn("what waits for an endpoint cannot be read, trying on", "endpoint", l.endpoint, "error", err)
 		}
 		select {
 		case <-time.After(wait.NextBackOff()):

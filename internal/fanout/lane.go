@@ -43,7 +43,7 @@ type lane struct {
 	gone        bool   // it has answered 410 since it became active
 	maxInFlight int
 	bytes       int // of the events in the lane, as far as is known
-	lastSize    int // of the event that was read last
+	lastSize    int // of the event that was seen last
 	window      int // attempts at once that the endpoint bears, as far as is known: maxInFlight at most
 	running     int
 	limiter     *rate.Limiter // nil = no limit
@@ -121,6 +121,7 @@ func (l *lane) weigh(d *delivery) {
 	}
 	if d.event != nil {
 		d.weight = len(d.event.data)
+		l.lastSize = d.weight
 	}
 	l.bytes += d.weight
 }

@@ -1,0 +1,94 @@
+package bus_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/nex-crm/relay/internal/bus"
+)
+
+// startCluster is three servers that keep their streams together.
+func startCluster(t *testing.T) (urls string) {
+	t.Helper()
+	var routes []*url.URL
+	var ports []int
+	for range 3 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = l.Close() }()
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		routes = append(routes, &url.URL{Scheme: "nats", Host: l.Addr().String()})
+		_ = l.Close()
+	}
+	for i, port := range ports {
+		s, err := server.NewServer(&server.Options{
+			ServerName: fmt.Sprintf("node-%d", i), Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true,
+			Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: port}, Routes: routes,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Start()
+		t.Cleanup(func() {
+			s.Shutdown()
+			s.WaitForShutdown()
+		})
+		if !s.ReadyForConnections(30 * time.Second) {
+			t.Fatal("a server does not come up")
+		}
+		if urls != "" {
+			urls += ","
+		}
+		urls += s.ClientURL()
+	}
+	return urls
+}
+
+// Every consumer can be made, and gives what its stream holds, where the streams have three replicas: a work queue is
+// particular about it.
+func TestConsumersInACluster(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	b, err := bus.Open(ctx, bus.Config{URL: startCluster(t), Replicas: 3, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Close(context.Background()) })
+	for _, tt := range []struct {
+		stream, subject string
+		cfg             jetstream.ConsumerConfig
+	}{
+		{bus.StreamNex, "nex.acme.insight.risk", bus.FanoutConsumer(30*time.Second, 10)},
+		{bus.StreamNex, "nex.acme.insight.risk", b.OrderedConsumer("crm", []string{"nex.*.insight.risk"}, 1, 30*time.Second)},
+		{bus.StreamRetry, bus.RetryDueSubject("crm", 1), bus.RetryConsumer(30*time.Second, 10)},
+		{bus.StreamRetry, bus.RetryBacklogSubject("crm", 1), bus.BacklogConsumer("crm", 30*time.Second)},
+	} {
+		if _, err := b.JetStream().Publish(ctx, tt.subject, []byte("{}")); err != nil {
+			t.Fatalf("%s: %v", tt.subject, err)
+		}
+		c, err := b.JetStream().CreateOrUpdateConsumer(ctx, tt.stream, tt.cfg)
+		if err != nil {
+			t.Errorf("%s: %v", tt.cfg.Durable, err)
+			continue
+		}
+		m, err := c.Next(jetstream.FetchContext(ctx))
+		if err != nil {
+			t.Errorf("%s: %v", tt.cfg.Durable, err)
+			continue
+		}
+		if m.Subject() != tt.subject {
+			t.Errorf("%s gave %s", tt.cfg.Durable, m.Subject())
+		}
+	}
+}
