@@ -20,3 +20,12 @@ func (f *Fanout) HoldsAtMost(n int64) bool {
 	f.heldBytes.Release(maxHeldBytes - n)
 	return true
 }
+
+// Bodies is what the events take that are held, or were read again.
+func (f *Fanout) Bodies() int64 { return f.bodies.Load() }
+
+// WithMaxHeld bounds the bytes of the events that are held.
+func WithMaxHeld(cfg Config, n int64) Config {
+	cfg.maxHeld = n
+	return cfg
+}

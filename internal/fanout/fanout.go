@@ -50,6 +50,8 @@ type Config struct {
 	// Logger must not be nil; nil Registerer registers the metrics nowhere.
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
+
+	maxHeld int64 // maxHeldBytes, or less in a test
 }
 
 const (
@@ -62,8 +64,9 @@ const (
 	// prefetch bounds what the client holds of each consumer before it is looked at: messages and bytes.
 	prefetch, prefetchBytes = 1024, 32 << 20
 	// maxHeldBytes bounds the bodies held for endpoints that have not answered yet; an event counts for heldWeight at least.
-	maxHeldBytes = 128 << 20
-	heldWeight   = 2 << 10
+	// The ordered ones have room of their own: they may wait for it, and the reader of the log must not wait for them.
+	maxHeldBytes, orderedBytes = 128 << 20, 32 << 20
+	heldWeight                 = 2 << 10
 	// maxQueued bounds the deliveries that wait in all lanes together. At full speed it is well below a second's work, so
 	// that the wait of a lane tells of its endpoint and not of this machine.
 	maxQueued = 4096
@@ -92,6 +95,8 @@ type Fanout struct {
 	records *recorder
 
 	heldBytes *semaphore.Weighted
+	inOrder   *semaphore.Weighted // of the ordered endpoints, as heldBytes
+	bodies    atomic.Int64        // bytes of the events held or read again
 	queued    *semaphore.Weighted
 	storing   *semaphore.Weighted
 	loads     *semaphore.Weighted
@@ -139,11 +144,15 @@ func New(cfg Config) (*Fanout, error) {
 	if cfg.MaxInFlight == 0 {
 		cfg.MaxInFlight = 32
 	}
+	if cfg.maxHeld == 0 {
+		cfg.maxHeld = maxHeldBytes
+	}
 	log := cfg.Logger.With("component", "fanout")
 	f := &Fanout{
 		cfg:        cfg,
 		log:        log,
-		heldBytes:  semaphore.NewWeighted(maxHeldBytes),
+		heldBytes:  semaphore.NewWeighted(cfg.maxHeld),
+		inOrder:    semaphore.NewWeighted(orderedBytes),
 		queued:     semaphore.NewWeighted(maxQueued),
 		storing:    semaphore.NewWeighted(maxStoring),
 		loads:      semaphore.NewWeighted(maxLoads),

@@ -51,6 +51,7 @@ type bundle struct {
 	policy       fanout.Policy
 	grace        time.Duration
 	disableAfter time.Duration
+	maxHeld      int64
 	metrics      *prometheus.Registry
 	relay        *fanout.Fanout // the one that runs, or did last
 	stop         func()         // may be called again
@@ -107,11 +108,11 @@ func (b *bundle) fanout(metrics prometheus.Registerer) (f *fanout.Fanout, close 
 	sender := webhook.NewSender(webhook.SenderConfig{
 		Guard: webhook.NewGuard([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}), AllowHTTP: true, UserAgent: "nex-relay/test", MaxIdlePerHost: 1024,
 	})
-	f, err := fanout.New(fanout.Config{
+	f, err := fanout.New(fanout.WithMaxHeld(fanout.Config{
 		Bus: b.bus, Endpoints: b.registry, Sender: sender, Policy: b.policy, Timeout: 20 * time.Second, MaxInFlight: 8,
 		Grace: b.grace, Logger: silent, Registerer: metrics,
 		DisableAfter: b.disableAfter, Origin: "relay.example.com",
-	})
+	}, b.maxHeld))
 	if err != nil {
 		b.t.Fatal(err)
 	}

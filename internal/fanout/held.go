@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/event"
@@ -53,6 +54,7 @@ type delivery struct {
 	since    int64  // Unix seconds when its receiver first put it off (429, Retry-After); 0 = it did not
 	event    *message
 	weight   int  // bytes that its lane counts for it
+	reread   bool // its event came from the log for it alone, or is to
 	shelved  bool // its lane counts it as on its way into the backlog
 	held     *held
 }
@@ -85,6 +87,11 @@ const maxSettled = maxAckPending
 // hold takes responsibility for m. It waits while too many bytes are held, and answers nil if ctx ends meanwhile or if the
 // message came again although it is being worked on, or was: acknowledgements get lost with connections and servers.
 func (f *Fanout) hold(ctx context.Context, m jetstream.Msg, size, deliveries int) *held {
+	return f.holdIn(ctx, f.heldBytes, m, size, deliveries)
+}
+
+// holdIn is hold with a bound of its own.
+func (f *Fanout) holdIn(ctx context.Context, room *semaphore.Weighted, m jetstream.Msg, size, deliveries int) *held {
 	meta, err := m.Metadata()
 	if err != nil {
 		_ = m.Term() // nothing of JetStream's
@@ -95,12 +102,16 @@ func (f *Fanout) hold(ctx context.Context, m jetstream.Msg, size, deliveries int
 	if (meta.NumDelivered > 1 || meta.Stream == bus.StreamRetry) && f.held.cameAgain(key, m) {
 		return nil
 	}
-	weight := min(int64(max(size, heldWeight)), maxHeldBytes)
-	if f.heldBytes.Acquire(ctx, weight) != nil {
+	weight := min(int64(max(size, heldWeight)), orderedBytes, f.cfg.maxHeld)
+	if room.Acquire(ctx, weight) != nil {
 		_ = m.Nak()
 		return nil
 	}
-	h := &held{key: key, msg: m, weight: weight, since: time.Now(), set: &f.held, free: f.heldBytes.Release}
+	f.bodies.Add(weight)
+	h := &held{key: key, msg: m, weight: weight, since: time.Now(), set: &f.held, free: func(n int64) {
+		f.bodies.Add(-n)
+		room.Release(n)
+	}}
 	h.open.Store(int32(deliveries))
 	f.held.add(h)
 	return h

@@ -38,7 +38,7 @@ func TestMessageThatComesAgain(t *testing.T) {
 		}
 		return m
 	}
-	f := &Fanout{heldBytes: semaphore.NewWeighted(maxHeldBytes)}
+	f := &Fanout{cfg: Config{maxHeld: maxHeldBytes}, heldBytes: semaphore.NewWeighted(maxHeldBytes)}
 	h := f.hold(t.Context(), next(), 1, 2)
 	other := f.hold(t.Context(), next(), 1, 1)
 	if h == nil || other == nil {

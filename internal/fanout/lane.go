@@ -20,9 +20,11 @@ const (
 	// cutEvery is how often the attempts at once of an endpoint that is overloaded are halved at most: those in flight at one
 	// time all say the same.
 	cutEvery = time.Second
-	// laneBytes is what the events in a lane may take together; one may always be in flight. An endpoint that hangs keeps no
-	// more than that from the others.
-	laneBytes = 4 << 20
+	// laneBytes is what the events in a lane may take together, and a shareOf of what is left of three quarters of maxHeldBytes:
+	// the more endpoints there are that hold much, the less each may hold, and there is always room to read what is for others.
+	laneBytes, shareOf = 4 << 20, 16
+	// slowAttempt is from when on an attempt was slow. One event of an endpoint that is not slow may always be in flight.
+	slowAttempt = time.Second
 	// unknownSize is what an event counts for that is still to be read, where none has been read before.
 	unknownSize = laneBytes / 8
 	// burstShare of a second's attempts may be made at once under a rate limit.
@@ -42,9 +44,10 @@ type lane struct {
 	asleep      bool   // the endpoint is not active
 	gone        bool   // it has answered 410 since it became active
 	maxInFlight int
-	bytes       int // of the events in the lane, as far as is known
-	lastSize    int // of the event that was seen last
-	window      int // attempts at once that the endpoint bears, as far as is known: maxInFlight at most
+	bytes       int  // of the events in the lane, as far as is known
+	lastSize    int  // of the event that was seen last
+	slow        bool // the last attempt was
+	window      int  // attempts at once that the endpoint bears, as far as is known: maxInFlight at most
 	running     int
 	limiter     *rate.Limiter // nil = no limit
 	relimited   chan struct{} // closed when the limit changes
@@ -119,11 +122,25 @@ func (l *lane) weigh(d *delivery) {
 	if d.weight = l.lastSize; d.weight == 0 {
 		d.weight = unknownSize
 	}
-	if d.event != nil {
+	if d.reread = d.event == nil; !d.reread {
 		d.weight = len(d.event.data)
 		l.lastSize = d.weight
 	}
-	l.bytes += d.weight
+	l.count(d.weight, d.reread)
+}
+
+// count counts bytes of an event in the lane, and in all where it was, or is to be, read for this delivery alone; mu is held.
+func (l *lane) count(n int, reread bool) {
+	l.bytes += n
+	if reread {
+		l.fanout.bodies.Add(int64(n))
+	}
+}
+
+// share is what the events in the lane may take together now.
+func (l *lane) share() int {
+	left := l.fanout.cfg.maxHeld/4*3 - l.fanout.bodies.Load()
+	return int(max(0, min(laneBytes, left/shareOf)))
 }
 
 // read hears how large the event of a delivery was, and answers whether it may stay: not if the others fill the lane.
@@ -131,12 +148,12 @@ func (l *lane) read(d *delivery, size int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lastSize = size
-	l.bytes -= d.weight
-	if d.weight = 0; l.running > 1 && l.bytes >= laneBytes {
+	l.count(-d.weight, d.reread)
+	if d.weight = 0; l.running > 1 && l.bytes >= l.share() {
 		return false
 	}
 	d.weight = size
-	l.bytes += size
+	l.count(size, d.reread)
 	return true
 }
 
@@ -158,7 +175,10 @@ func (l *lane) free() bool {
 	if l.limiter != nil && l.limited >= max(1, int(float64(l.limiter.Limit())*maxWait.Seconds())) {
 		return false // those that wait for the limiter already are as many as it lets through within maxWait
 	}
-	return l.running == 0 || l.running < min(l.window, l.maxInFlight) && l.bytes < laneBytes
+	if l.running == 0 {
+		return !l.slow || l.share() > 0
+	}
+	return l.running < min(l.window, l.maxInFlight) && l.bytes < l.share()
 }
 
 // stalled tells whether a busy lane stands still: no attempt finished for much longer than usual; mu is held.
@@ -190,7 +210,7 @@ func (l *lane) offer(ctx context.Context, d *delivery, fresh bool) bool {
 		l.mu.Unlock()
 		l.fanout.attempts.Go(func() { l.work(d) })
 		return true
-	case l.circuit.open, l.stalled(now), l.wait() > maxWait, l.bytes >= laneBytes:
+	case l.circuit.open, l.stalled(now), l.wait() > maxWait, l.running == 0, l.bytes >= l.share():
 		l.mu.Unlock()
 		return false
 	}
@@ -244,7 +264,7 @@ func (l *lane) tryAdmit(d *delivery) (taken bool, again time.Duration) {
 		l.start(now, d)
 		l.fanout.attempts.Go(func() { l.work(d) })
 		return true, 0
-	case l.open(now) && !l.circuit.open && l.limiter == nil && len(l.queue) < l.running && l.bytes < laneBytes && l.fanout.queued.TryAcquire(1):
+	case l.open(now) && !l.circuit.open && l.limiter == nil && len(l.queue) < l.running && l.bytes < l.share() && l.fanout.queued.TryAcquire(1):
 		l.queue = append(l.queue, d)
 		l.weigh(d)
 		return true, 0
@@ -270,13 +290,13 @@ func (l *lane) start(now time.Time, d *delivery) {
 // work makes one attempt after the other until there is nothing to do.
 func (l *lane) work(d *delivery) {
 	for d != nil {
-		weight := d.weight // before it is another's
+		weight, reread := d.weight, d.reread // before it is another's
 		if l.takeTurn() {
 			weight = l.fanout.attemptDelivery(l, d)
 		} else {
 			l.fanout.backlog(d) // stopping
 		}
-		d = l.next(weight)
+		d = l.next(weight, reread)
 	}
 }
 
@@ -338,11 +358,11 @@ func (l *lane) await(delay time.Duration, changed <-chan struct{}) bool {
 }
 
 // next counts a finished attempt of a delivery of some weight and answers the next delivery, nil if there is none.
-func (l *lane) next(weight int) *delivery {
+func (l *lane) next(weight int, reread bool) *delivery {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	defer signal(l.room)
-	l.bytes -= weight
+	l.count(-weight, reread)
 	now := time.Now()
 	most := min(l.window, l.maxInFlight)
 	if l.running >= most {
@@ -353,7 +373,7 @@ func (l *lane) next(weight int) *delivery {
 		}
 	}
 	l.moved = now
-	if len(l.queue) == 0 || l.running > most || l.running > 1 && l.bytes > laneBytes || now.Before(l.pausedUntil) || l.circuit.open {
+	if len(l.queue) == 0 || l.running > most || l.running > 1 && l.bytes > l.share() || now.Before(l.pausedUntil) || l.circuit.open {
 		if l.running--; l.running == 0 && !l.behind {
 			l.fanout.crowd.hungry(now)
 		}
@@ -381,6 +401,7 @@ func (l *lane) learn(result webhook.Result, decision Decision, start, now time.T
 	if decision.Pause && decision.At.After(l.pausedUntil) {
 		l.pausedUntil = decision.At
 	}
+	l.slow = now.Sub(start) >= slowAttempt
 	switch {
 	case result.Outcome == webhook.Canceled:
 	case result.Outcome == webhook.Delivered:
@@ -443,7 +464,7 @@ func (l *lane) take() []*delivery {
 	l.queue = nil
 	for _, d := range list {
 		if d != nil {
-			l.bytes -= d.weight
+			l.count(-d.weight, d.reread)
 		}
 	}
 	if len(list) > 0 {

@@ -12,7 +12,7 @@ import (
 
 // busyLane is a lane with n attempts in flight and a queue.
 func busyLane(now time.Time, n, queued int, interval time.Duration) *lane {
-	f := &Fanout{queued: semaphore.NewWeighted(maxQueued)}
+	f := &Fanout{cfg: Config{maxHeld: maxHeldBytes}, queued: semaphore.NewWeighted(maxQueued)}
 	_ = f.queued.TryAcquire(int64(queued))
 	l := newLane(f, "crm")
 	l.setLimits("https://crm.example.com", n, 0)
@@ -94,7 +94,7 @@ func TestQueueWithoutAWorkerIsTakenAway(t *testing.T) {
 	now := time.Now()
 	l := busyLane(now, 1, 2, 10*time.Millisecond)
 	l.pausedUntil = now.Add(time.Hour)
-	if l.next(0) != nil || l.running != 0 || len(l.queue) != 2 {
+	if l.next(0, false) != nil || l.running != 0 || len(l.queue) != 2 {
 		t.Fatalf("%d running, %d queued", l.running, len(l.queue))
 	}
 	l.pausedUntil = now.Add(-time.Millisecond)
@@ -108,7 +108,7 @@ func TestLaneMeasuresItsPace(t *testing.T) {
 	now := time.Now()
 	l := busyLane(now.Add(-2*time.Second), 2, 0, 0)
 	l.paceCount = 39 // in two seconds
-	l.next(0)
+	l.next(0, false)
 	if l.interval < 49*time.Millisecond || l.interval > 60*time.Millisecond {
 		t.Errorf("pace %v, 40 in 2 s were finished", l.interval)
 	}
@@ -218,7 +218,7 @@ func TestLaneWeighsWhatIsRead(t *testing.T) {
 		t.Errorf("%d events of a MiB stay", stay)
 	}
 	for _, d := range list {
-		l.next(d.weight)
+		l.next(d.weight, false)
 	}
 	if l.bytes != 0 || l.running != 0 {
 		t.Errorf("%d bytes, %d in flight when all are done", l.bytes, l.running)

@@ -105,3 +105,57 @@ func TestLargeEventsAreBounded(t *testing.T) {
 		t.Errorf("%d large events in flight to one endpoint while it caught up", n)
 	}
 }
+
+// Endpoints that take nothing, and are to get more large events than may be held, do not hold up the reader of the log, each
+// for other events as they are.
+func TestLargeEventsForManyHoldNobodyUp(t *testing.T) {
+	t.Parallel()
+	const size, hangingOnes, each, held = 100 << 10, 40, 8, 8 << 20 // 32 MB
+	b := setup(t, quick)
+	b.stop()
+	b.maxHeld = held
+	b.start()
+	release := make(chan struct{})
+	hanging := newReceiver(t, func(_ int, _ http.ResponseWriter, req *http.Request, _ []byte) {
+		select {
+		case <-release:
+		case <-req.Context().Done():
+		}
+	})
+	fast := newReceiver(t, nil)
+	list := []*endpoint.Endpoint{{ID: "fast", URL: fast.URL, Events: []string{"nex.insight.fast"}}}
+	for i := range hangingOnes {
+		list = append(list, &endpoint.Endpoint{
+			ID: fmt.Sprintf("hanging-%d", i), URL: hanging.URL, Events: []string{fmt.Sprintf("nex.insight.t%d", i)}, MaxInFlight: 64, Timeout: 2 * time.Minute,
+		})
+	}
+	b.endpoints(list...)
+	content := strings.Repeat("x", size)
+	publish := func(id, kind, content string) {
+		t.Helper()
+		e := &event.Event{
+			Workspace: "acme", ID: id, Type: "nex.insight." + kind, Time: time.Now(),
+			Data: json.RawMessage(`{"type":"` + kind + `","content":"` + content + `"}`), Traceparent: event.NewTraceparent(),
+		}
+		if _, err := b.bus.Publish(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var ids []string
+	for n := range each {
+		for i := range hangingOnes {
+			publish(fmt.Sprintf("h-%d-%d", n, i), fmt.Sprintf("t%d", i), content)
+		}
+		id := fmt.Sprintf("f-%d", n)
+		publish(id, "fast", "c")
+		ids = append(ids, id)
+	}
+	fast.hasAll(t, ids, 0)
+	eventually(t, "what the others do not take is stored", func() bool {
+		return b.relay.Bodies() <= held
+	})
+	close(release)
+	eventuallyIn(t, time.Minute, "everything has come", func() bool { return len(slices.Compact(sorted(hanging.all()))) == each*hangingOnes })
+	b.settled()
+	eventually(t, "nothing is held any more", func() bool { return b.relay.Bodies() == 0 })
+}

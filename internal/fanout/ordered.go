@@ -312,7 +312,7 @@ func (f *Fanout) handleOrdered(ctx context.Context, id string, m jetstream.Msg) 
 		}
 		d.attempt, d.since = at.Attempt, at.Since
 	}
-	if d.held = f.hold(ctx, m, len(msg.data), 1); d.held != nil {
+	if d.held = f.holdIn(ctx, f.inOrder, m, len(msg.data), 1); d.held != nil {
 		d.held.before = func() { f.noteOrder(id, msg) }
 		f.attemptOrdered(e, d)
 	}
