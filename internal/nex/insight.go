@@ -30,7 +30,7 @@ type Insight struct {
 	// Type may be empty; Content is not.
 	Type, Content string
 	// Time is the insight's own created_at, emitted_at or timestamp, else the batch's emitted_at; zero if none of them is
-	// an RFC 3339 time.
+	// a time that RFC 3339 can say in UTC: the years 1 to 9999.
 	Time time.Time
 	// TargetKind and TargetName say whom it is about: target.entity_type and target.hint, or the first of entities.
 	TargetKind, TargetName string
@@ -233,7 +233,10 @@ func (o object) time(key string) time.Time {
 	if err != nil {
 		return time.Time{}
 	}
-	return t.UTC()
+	if t = t.UTC(); t.Year() < 1 || t.Year() > 9999 { // it cannot be written again
+		return time.Time{}
+	}
+	return t
 }
 
 func (o object) target() (kind, name string) {

@@ -114,13 +114,19 @@ func TestParseFails(t *testing.T) {
 func TestParseTimes(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]time.Time{
-		`{"content":"a","created_at":"2026-01-02T03:04:05Z"}`:                         created,
-		`{"content":"a","created_at":"2026-01-02T05:04:05+02:00"}`:                    created,
-		`{"content":"a","created_at":"2026-01-02T03:04:05.25Z"}`:                      created.Add(250 * time.Millisecond),
-		`{"content":"a","emitted_at":"2026-01-02T03:04:05Z"}`:                         created,
-		`{"content":"a","timestamp":"2026-01-02T03:04:05Z"}`:                          created,
-		`{"content":"a","created_at":"yesterday","timestamp":"2026-01-02T03:04:05Z"}`: created,
-		`{"content":"a","created_at":1767323045}`:                                     {},
+		`{"content":"a","created_at":"2026-01-02T03:04:05Z"}`:                                                    created,
+		`{"content":"a","created_at":"2026-01-02T05:04:05+02:00"}`:                                               created,
+		`{"content":"a","created_at":"2026-01-02T03:04:05.25Z"}`:                                                 created.Add(250 * time.Millisecond),
+		`{"content":"a","emitted_at":"2026-01-02T03:04:05Z"}`:                                                    created,
+		`{"content":"a","timestamp":"2026-01-02T03:04:05Z"}`:                                                     created,
+		`{"content":"a","created_at":"yesterday","timestamp":"2026-01-02T03:04:05Z"}`:                            created,
+		`{"content":"a","created_at":1767323045}`:                                                                {},
+		`{"content":"a","created_at":"0000-01-01T00:00:00Z"}`:                                                    {},
+		`{"content":"a","created_at":"0001-01-01T00:00:00+00:01"}`:                                               {},
+		`{"content":"a","created_at":"0001-01-01T00:00:00Z"}`:                                                    {},
+		`{"content":"a","created_at":"0001-01-01T00:00:00-00:01"}`:                                               time.Time{}.Add(time.Minute),
+		`{"content":"a","created_at":"9999-12-31T23:59:59-05:00"}`:                                               {},
+		`{"emitted_at":"2026-02-05T10:30:00Z","insights":[{"content":"a","created_at":"0000-01-01T00:00:00Z"}]}`: emitted,
 		`{"content":"a"}`: {},
 		`{"emitted_at":"2026-02-05T10:30:00Z","insights":[{"content":"a"}]}`:                                     emitted,
 		`{"emitted_at":"2026-02-05T10:30:00Z","insights":[{"content":"a","created_at":"2026-01-02T03:04:05Z"}]}`: created,
@@ -186,7 +192,8 @@ func TestInsightsHaveMemoryOfTheirOwn(t *testing.T) {
 }
 
 func FuzzParsePayload(f *testing.F) {
-	for _, s := range []string{live, `[{"content":"a"}]`, `{"data":[{"content":"a","id":7}]}`, `{"insight":{"content":"a"}}`, `{"insights":[1,{}]}`, "null"} {
+	for _, s := range []string{live, `[{"content":"a"}]`, `{"data":[{"content":"a","id":7}]}`, `{"insight":{"content":"a"}}`, `{"insights":[1,{}]}`, "null",
+		`{"content":"a","created_at":"0000-01-01T00:00:00Z"}`, `{"content":"a","created_at":"9999-12-31T23:59:59-05:00"}`} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
@@ -203,7 +210,7 @@ func FuzzParsePayload(f *testing.F) {
 			if json.Unmarshal(i.Raw, &o) != nil || !bytes.Contains(in, i.Raw) {
 				t.Fatalf("raw is no object of the input: %q", i.Raw)
 			}
-			if i.Content == "" || i.Time.Location() != time.UTC {
+			if _, err := i.Time.MarshalJSON(); err != nil || i.Content == "" || i.Time.Location() != time.UTC {
 				t.Fatalf("%+v", i)
 			}
 			if i.Batch != nil && (i.Batch.Index < 0 || i.Batch.Index >= i.Batch.Count) {

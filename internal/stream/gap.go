@@ -100,7 +100,9 @@ func (g *gap) surprise(emitted time.Time, recalled bool) (moved bool) {
 	if !recalled && emitted.Before(g.floor) {
 		g.floor = time.Time{} // by Nex's clock it is earlier than when we began by ours
 	}
-	g.completeTo = emitted.Add(-g.away)
+	if g.completeTo = emitted.Add(-g.away); g.completeTo.Before(time.Unix(0, 0)) {
+		g.completeTo = time.Unix(0, 0) // nothing is older, and JSON cannot say the year 0
+	}
 	g.away = 0
 	g.surprises++
 	signal(g.again)

@@ -120,9 +120,13 @@ func (x *identities) covers(emitted time.Time) bool {
 	return x.since.IsZero() || !emitted.IsZero() && !x.lookFrom(emitted).Before(x.since)
 }
 
-// lookFrom is the earliest time at which the log may have taken what is the same as an insight of this time.
+// lookFrom is the earliest time at which the log may have taken what is the same as an insight of this time. No log is older
+// than Unix time, and JetStream cannot be asked from before the year 1.
 func (x *identities) lookFrom(emitted time.Time) time.Time {
-	return emitted.Add(-x.window - clockSlack)
+	if from := emitted.Add(-x.window - clockSlack); from.After(time.Unix(0, 0)) {
+		return from
+	}
+	return time.Unix(0, 0)
 }
 
 // add remembers one and forgets the oldest when there are too many.

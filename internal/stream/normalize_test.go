@@ -8,6 +8,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/event"
 	"github.com/nex-crm/relay/internal/nex"
 )
@@ -133,9 +134,12 @@ func FuzzNormalize(f *testing.F) {
 	for _, s := range []string{
 		`{"content":"a"}`, `{"workspace":{"a":1},"operation_id":1,"insights":[{"content":"a","batch":1,"workspace":2}]}`,
 		`{"workspace":{},"insights":[{"content":"a","\u0062atch":1}],"operation_id":null}`, `[{"content":"a","id":7,"type":"A.b c","target":{"hint":"x\u0000"}}]`,
+		`{"content":"a","created_at":"0000-01-01T00:00:00Z"}`, `{"content":"a","created_at":"0001-01-01T01:10:00Z"}`,
+		`{"content":"a","created_at":"9999-12-31T23:59:59-05:00"}`,
 	} {
 		f.Add([]byte(s))
 	}
+	ids := newIdentities(10*time.Minute, bus.Recent{})
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		p, err := nex.ParsePayload(payload)
 		if err != nil {
@@ -160,6 +164,11 @@ func FuzzNormalize(f *testing.F) {
 			}
 			if e.ID == "" || !json.Valid(e.JSON()) || !utf8.ValidString(e.Subject) || len([]rune(e.Subject)) > maxSubject {
 				t.Fatalf("%+v", e)
+			}
+			for _, at := range []time.Time{e.Time, e.Emitted, ids.lookFrom(e.Emitted)} {
+				if _, err := at.MarshalJSON(); err != nil {
+					t.Fatal(err)
+				}
 			}
 			again := Normalize("acme", in, arrivedAt)
 			again.Traceparent = e.Traceparent

@@ -996,3 +996,42 @@ func TestDialsAreBounded(t *testing.T) {
 		t.Errorf("%d dials at once, want %d", most, limit)
 	}
 }
+
+// A time that Nex cannot have meant, or that cannot be written, holds nothing up, and what has it is in the log once.
+func TestNonsenseTimes(t *testing.T) {
+	t.Parallel()
+	for _, at := range []string{"0000-01-01T00:00:00Z", "0001-01-01T00:00:00-05:00", "0001-01-01T01:10:00Z", "9999-12-31T23:59:59-05:00"} {
+		for _, kind := range []string{replayEvent, "insight.batch.created"} {
+			t.Run(at+" "+kind, func(t *testing.T) {
+				t.Parallel()
+				b := setup(t, nexsim.Options{})
+				b.hasty()
+				b.start(workspace("acme"))
+				b.news("acme", event.GapFilled, 1)
+				for range 2 * leastKnown { // more than is read back
+					b.sim.Emit("acme", 1)
+				}
+				b.exactly("acme")
+				b.stop()
+				b.cfg.Now = func() time.Time { return time.Now().Add(30 * time.Minute) }
+				odd := fmt.Appendf(nil, `{"type":"risk","content":"odd","created_at":%q}`, at)
+				for i := range 2 {
+					b.start(workspace("acme"))
+					b.news("acme", event.StreamConnected, i+2)
+					b.sim.EmitRaw("acme", kind, odd)
+					b.sim.EmitInsights("acme", nexsim.Insight{Type: "risk", Content: fmt.Sprint("after it ", i)})
+					b.eventually("what came after it is in the log", func() bool { return slices.Contains(b.insights("acme"), fmt.Sprint("after it ", i)) })
+				}
+				n := 0
+				for _, e := range b.of("acme", event.InsightPrefix) {
+					if strings.Contains(string(e.Data), `"odd"`) {
+						n++
+					}
+				}
+				if n != 1 || strings.Contains(b.log.String(), "could not be told") {
+					t.Errorf("%d times in the log\n%s", n, b.log)
+				}
+			})
+		}
+	}
+}
