@@ -165,6 +165,9 @@ func (c *Client) Insights(ctx context.Context, key string, q Query) (Payload, er
 	}
 	payload, err := ParsePayload(content)
 	if err != nil {
+		if saysNothing(content) {
+			return Payload{}, nil
+		}
 		return Payload{}, fmt.Errorf("get insights: %w", err)
 	}
 	return payload, nil

@@ -343,6 +343,16 @@ func TestInsights(t *testing.T) {
 			t.Errorf("%s passes", name)
 		}
 	}
+	for body, empty := range map[string]bool{
+		`{}`: true, ` {"insight_count":0} `: true, `{"data":null}`: true, `{"data":[]}`: true, `{"workspace":{"slug":"acme"},"insight_count":0,"next":""}`: true,
+		`{"code":500,"message":"boom"}`: false, `{"message":""}`: false, `{"insight_count":3}`: false, `{"items":[{"content":"a"}]}`: false,
+		`{"data":{"content":"a"}}`: false, `{"error":"boom"}`: false, `{"content":""}`: false, `null`: false,
+	} {
+		client, _ := serve(t, ClientConfig{}, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) })
+		if p, err := client.Insights(bounded(t), key, Query{}); (err == nil) != empty || len(p.Insights)+len(p.Malformed) > 0 {
+			t.Errorf("%s: %+v, %v", body, p, err)
+		}
+	}
 	client, _ := serve(t, ClientConfig{}, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.Copy(w, io.LimitReader(endless('0'), defaultMaxAnswer+10))
 	})

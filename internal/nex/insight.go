@@ -161,6 +161,29 @@ func (p *Payload) malformed(raw []byte, err error) {
 	p.Malformed = append(p.Malformed, Malformed{Raw: bytes.Clone(raw), Reason: err.Error()})
 }
 
+// saysNothing tells whether an answer is one of no insights that has left its list out, which the API description allows: an
+// object of empty values, and perhaps of what a batch says about itself. Any other could hold insights that we do not see.
+func saysNothing(data []byte) bool {
+	o, err := objectOf(bytes.TrimSpace(data))
+	if err != nil {
+		return false
+	}
+	for key, v := range o {
+		switch key {
+		case "code", "message", "content":
+			return false // an error, or an insight
+		case "workspace", "operation_id", "emitted_at":
+			continue
+		}
+		switch string(v) {
+		case "null", "false", "0", `""`, "[]", "{}":
+		default:
+			return false
+		}
+	}
+	return true
+}
+
 func newInsight(raw json.RawMessage, o object) (Insight, error) {
 	in := Insight{Content: o.text("content")}
 	switch kind := o["type"]; {

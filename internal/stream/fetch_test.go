@@ -2,7 +2,9 @@ package stream
 
 import (
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -544,5 +546,37 @@ func TestRefusedFutureAfterACheckpointAhead(t *testing.T) {
 	b.exactly("acme")
 	if n := len(b.of("acme", event.GapNotFillable)); n != 0 {
 		t.Errorf("%d gaps said not to be fillable", n)
+	}
+}
+
+// A Nex that leaves out the list where it has nothing for a window gives what it has for others.
+func TestEmptyAnswerWithoutAList(t *testing.T) {
+	t.Parallel()
+	for _, body := range []string{`{}`, `{"insight_count":0}`} {
+		t.Run(body, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, nexsim.Options{})
+			b.before(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				if _, ok := isREST(r); !ok {
+					next.ServeHTTP(w, r)
+					return
+				}
+				answer := httptest.NewRecorder()
+				next.ServeHTTP(answer, r)
+				if answer.Body.Len() < 64 {
+					_, _ = io.WriteString(w, body)
+					return
+				}
+				_, _ = w.Write(answer.Body.Bytes())
+			})
+			b.hasty()
+			b.start(workspace("acme"))
+			b.news("acme", event.GapFilled, 1)
+			b.stop()
+			b.history(60, 0)
+			b.start(workspace("acme"))
+			b.exactly("acme")
+			b.news("acme", event.GapFilled, 2)
+		})
 	}
 }
