@@ -33,6 +33,9 @@ const (
 	// windowTries is how often a window is asked for before it is found out whether it is the window or Nex that fails;
 	// partTries is the same for the parts of one that failed.
 	windowTries, partTries = 5, 2
+	// throttledTries is how often Nex may say of a window that it is asked too much before that is told: with our own pauses it
+	// takes about a minute. It says nothing of the window.
+	throttledTries = 10
 	// goodPage is how many insights a window should hold that is a part of one that held too many.
 	goodPage = 70
 	// leastRefused is down to what a window is split that Nex refuses, if it is not for its size, and mostRefused how far up
@@ -319,7 +322,7 @@ func (s *stream) tellLost(ctx context.Context, f *filling) error {
 func (s *stream) ask(ctx context.Context, w window) (payload nex.Payload, release func(), refused, err error) {
 	wait := backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(s.cfg.pause), backoff.WithMaxInterval(time.Minute), backoff.WithMaxElapsedTime(0))
-	for tries := 0; ; {
+	for tries, throttled := 0, 0; ; {
 		payload, release, err := s.page(ctx, w)
 		switch {
 		case err == nil:
@@ -338,6 +341,8 @@ func (s *stream) ask(ctx context.Context, w window) (payload nex.Payload, releas
 		delay, again := s.retryPage(err, wait)
 		if answer == nil || !answer.Throttled() {
 			tries++
+		} else if throttled++; throttled >= throttledTries {
+			s.sayAway(err)
 		}
 		if !again || tries >= w.tries {
 			failed := s.probe(ctx)

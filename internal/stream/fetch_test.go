@@ -147,24 +147,29 @@ func TestManyWindowsThatNexRefuses(t *testing.T) {
 // While Nex gives nothing over REST it is waited for, which is said once, and no window is given up.
 func TestRESTAway(t *testing.T) {
 	t.Parallel()
-	b := setup(t, nexsim.Options{})
-	if err := b.sim.Refuse(nexsim.Refusal{Endpoint: nexsim.EndpointREST, Status: http.StatusBadGateway, Body: "<html>"}); err != nil {
-		t.Fatal(err)
-	}
-	b.history(60, 20*time.Second)
-	b.cfg.Backfill = time.Hour
-	b.hasty()
-	b.start(workspace("acme"))
-	b.eventually("it is shown", func() bool { return strings.Contains(b.status("acme").LastError, "502") })
-	b.eventually("it is tried on", func() bool { return b.sim.StateOf("acme").Requests.REST[http.StatusBadGateway] > 15 })
-	b.sim.Clear("")
-	b.exactly("acme")
-	b.eventually("complete", func() bool { s := b.status("acme"); return s.CompleteTo != nil && s.LastError == "" })
-	if n := strings.Count(b.log.String(), "Nex gives no insights over REST"); n != 1 {
-		t.Errorf("said %d times:\n%s", n, b.log)
-	}
-	if n := len(b.of("acme", event.GapNotFillable)); n != 0 {
-		t.Errorf("%d windows were given up", n)
+	for _, status := range []int{http.StatusBadGateway, http.StatusTooManyRequests} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, nexsim.Options{})
+			if err := b.sim.Refuse(nexsim.Refusal{Endpoint: nexsim.EndpointREST, Status: status, Body: "<html>"}); err != nil {
+				t.Fatal(err)
+			}
+			b.history(60, 20*time.Second)
+			b.cfg.Backfill = time.Hour
+			b.hasty()
+			b.start(workspace("acme"))
+			b.eventually("it is shown", func() bool { return strings.Contains(b.status("acme").LastError, fmt.Sprint(status)) })
+			b.eventually("it is tried on", func() bool { return b.sim.StateOf("acme").Requests.REST[status] > 15 })
+			b.sim.Clear("")
+			b.exactly("acme")
+			b.eventually("complete", func() bool { s := b.status("acme"); return s.CompleteTo != nil && s.LastError == "" })
+			if n := strings.Count(b.log.String(), "Nex gives no insights over REST"); n != 1 {
+				t.Errorf("said %d times:\n%s", n, b.log)
+			}
+			if n := len(b.of("acme", event.GapNotFillable)); n != 0 {
+				t.Errorf("%d windows were given up", n)
+			}
+		})
 	}
 }
 
