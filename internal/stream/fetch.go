@@ -84,7 +84,11 @@ func (w *window) splittable(page []nex.Insight) bool {
 // is split, and so is one that Nex does not give while it gives others. The checkpoint follows, so that another try, or
 // another process, goes on there.
 func (s *stream) fetch(ctx context.Context, f *filling, todo []window) error {
-	for len(todo) > 0 {
+	for asked := false; len(todo) > 0; asked = true {
+		if f.again && asked && s.gap.newer() {
+			f.rest = todo
+			break
+		}
 		w := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
 		if w.crowded && f.fits > 0 && w.size() > 2*f.fits {

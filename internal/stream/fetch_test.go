@@ -585,3 +585,70 @@ func TestEmptyAnswerWithoutAList(t *testing.T) {
 		})
 	}
 }
+
+// While Nex is asked again for what it did not give, one request after the other taking long, a new gap does not wait for more
+// than the one under way; and the asking goes on where it was.
+func TestNewGapsComeFirst(t *testing.T) {
+	t.Parallel()
+	for name, heals := range map[string]bool{"Nex still does not give it": false, "Nex gives it now": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, nexsim.Options{})
+			edge := time.Now().Add(-20 * time.Minute)
+			var slow atomic.Bool
+			var later atomic.Int64
+			turn, asked := make(chan struct{}, 3), make(chan time.Time, 1000)
+			b.before(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				of, ok := isREST(r)
+				if !ok || !of.from.Before(edge) {
+					next.ServeHTTP(w, r)
+					return
+				}
+				if slow.Load() {
+					asked <- of.from
+					select {
+					case <-turn:
+					case <-r.Context().Done():
+					}
+					if heals {
+						next.ServeHTTP(w, r)
+						return
+					}
+				}
+				http.Error(w, `{"code":503,"message":"boom"}`, http.StatusServiceUnavailable)
+			})
+			b.history(600, 6*time.Second) // several pages of them are not given
+			b.cfg.Backfill, b.cfg.GapCheckInterval = time.Hour, 20*time.Millisecond
+			b.cfg.Now = func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
+			b.hasty()
+			b.start(workspace("acme"))
+			b.news("acme", event.GapFilled, 1)
+			had := len(b.insights("acme"))
+			slow.Store(true)
+			later.Store(int64(givenUpFirst + time.Second))
+			round := []time.Time{<-asked}
+			b.sim.Stall("acme", false)
+			for range 60 {
+				b.sim.Emit("acme", 1)
+			}
+			b.sim.Drop("acme", true)
+			b.news("acme", event.StreamConnected, 2)
+			for range 3 { // one more is asked for if the connection is heard of late, and another if Nex gives it
+				turn <- struct{}{}
+			}
+			b.eventually("the new gap is filled", func() bool { return len(b.insights("acme")) >= had+60 })
+			close(turn)
+			if heals {
+				b.exactly("acme")
+				return
+			}
+			for len(round) < againMost+2 {
+				round = append(round, <-asked)
+			}
+			slices.SortFunc(round, time.Time.Compare)
+			if n := len(slices.CompactFunc(round, time.Time.Equal)); n != againMost+2 {
+				t.Errorf("asked at %d moments, want %d", n, againMost+2)
+			}
+		})
+	}
+}

@@ -459,6 +459,7 @@ type filling struct {
 	again     bool          // of a window that was given up before
 	pause     time.Duration // how long what is given up then waits
 	left      []window      // and what of it is given up again
+	rest      []window      // and what of it was not asked for, since a newer gap came
 	found     int
 	fresh     atomic.Int64
 	untold    []gapNews     // what Nex does not give, in the order of time

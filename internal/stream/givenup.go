@@ -18,6 +18,9 @@ const (
 	givenUpMost               = 64
 	// againMost is at how many moments within them they are asked for again at once, beside their ends; each at one at least.
 	againMost = 32
+	// againTime is how long they are asked for at once, as long as Nex gives none of them: what is left comes with the next look
+	// for gaps.
+	againTime = time.Minute
 	// tellAgain is how long what cannot be filled is not told again, and tellMost of how many spans that is known.
 	tellAgain = time.Hour
 	tellMost  = 64
@@ -30,6 +33,7 @@ type givenUp struct {
 	pause    time.Duration
 	heals    bool   // Nex may give it later
 	asked    uint32 // at how many moments within it
+	done     int    // how many of the moments of this time were asked for when a newer gap came
 }
 
 // openSpan is one of them as the log is told.
@@ -97,7 +101,7 @@ func (o *givenUp) join(next givenUp) {
 	if next.at.After(o.at) {
 		o.at = next.at
 	}
-	o.pause, o.heals, o.asked = max(o.pause, next.pause), o.heals || next.heals, max(o.asked, next.asked)
+	o.pause, o.heals, o.asked, o.done = max(o.pause, next.pause), o.heals || next.heals, max(o.asked, next.asked), 0
 }
 
 // without is a span less what was given up in it, the newest first.
@@ -165,29 +169,47 @@ func (g *gap) due(now time.Time) (list []givenUp) {
 	return list
 }
 
+// newer tells whether a newer gap waits to be filled.
+func (g *gap) newer() bool { return g.renewed || len(g.connected) > 0 || len(g.again) > 0 }
+
+// errLater ends the asking for what was given up before its end; the next look for gaps goes on there.
+var errLater = errors.New("newer gaps come first")
+
 // tryAgain asks for those whose time has come. Those that Nex still does not give wait twice as long.
 func (s *stream) tryAgain(ctx context.Context) error {
-	now := s.cfg.Now()
+	now, until := s.cfg.Now(), time.Now().Add(againTime)
 	due := s.gap.due(now)
 	for _, one := range due {
 		f := filling{from: one.from, to: one.to, noted: now, again: true}
 		f.pause = min(max(2*one.pause, givenUpFirst), givenUpLast)
-		if err := s.again(ctx, &f, one, max(againMost/len(due), 1)); err != nil {
+		err := s.again(ctx, &f, one, max(againMost/len(due), 1), until)
+		switch {
+		case errors.Is(err, errLater):
+			return nil
+		case err != nil:
 			return err
+		case s.gap.newer() || time.Now().After(until):
+			return nil
 		}
 	}
 	return nil
 }
 
 // again asks for one of them at its ends and at n moments within: for all of it if Nex gives one of those.
-func (s *stream) again(ctx context.Context, f *filling, one givenUp, n int) error {
-	for i, at := range one.moments(n) {
-		given, err := s.gives(ctx, window{from: at, to: at.Add(min(leastRefused, one.size())), tries: 1}, i == 0)
+func (s *stream) again(ctx context.Context, f *filling, one givenUp, n int, until time.Time) error {
+	list := one.moments(n)
+	first := min(one.done, len(list)-1)
+	for i := first; i < len(list); i++ {
+		if i > first && (s.gap.newer() || time.Now().After(until)) {
+			s.gap.breakOff(one, i)
+			return errLater
+		}
+		given, err := s.gives(ctx, window{from: list[i], to: list[i].Add(min(leastRefused, one.size())), tries: 1}, i == first)
 		if err != nil {
 			return err
 		}
 		if given {
-			return s.regain(ctx, f, one, at)
+			return s.regain(ctx, f, one, list[i])
 		}
 	}
 	s.gap.postpone(one, n, f.pause, s.cfg.Now())
@@ -244,7 +266,10 @@ func (s *stream) regain(ctx context.Context, f *filling, one givenUp, at time.Ti
 	for _, left := range f.left {
 		s.gap.giveUpOn(left, true, f.pause, s.cfg.Now())
 	}
-	if len(f.left) == 0 {
+	for _, rest := range f.rest {
+		s.gap.giveUpOn(rest, true, 0, s.cfg.Now())
+	}
+	if len(f.left)+len(f.rest) == 0 {
 		s.log.Info("gap that could not be filled is filled", "from", f.from, "to", f.to, "published", f.fresh.Load())
 		s.tell(ctx, f.news(f.to))
 	}
@@ -258,6 +283,16 @@ func (g *gap) postpone(one givenUp, n int, pause time.Duration, now time.Time) {
 	if i := slices.Index(g.givenUp, one); i >= 0 {
 		g.givenUp[i].at, g.givenUp[i].pause = now.Add(pause), pause
 		g.givenUp[i].asked += uint32(n)
+		g.givenUp[i].done = 0
+	}
+}
+
+// breakOff notes how far the asking for one of them came.
+func (g *gap) breakOff(one givenUp, done int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if i := slices.Index(g.givenUp, one); i >= 0 {
+		g.givenUp[i].done = done
 	}
 }
 
