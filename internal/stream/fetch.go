@@ -22,8 +22,8 @@ const (
 	// windowOverlap is by how much neighbouring windows overlap: whether Nex takes the ends of a window as part of it, and
 	// whether it cuts them to seconds, must not matter.
 	windowOverlap = time.Second
-	// mostEqual is how often in a row a part of a window may hold just what the whole did before it is no longer split: Nex
-	// may not look at fractions of a second.
+	// mostEqual is how often in a row a part of a window may hold just what the whole did before it is no longer split, unless
+	// all of it belongs there: Nex may not look at fractions of a second.
 	mostEqual = 4
 	// requestsPerSecond and requestBurst bound what gap filling asks of Nex for one key.
 	requestsPerSecond = 2
@@ -77,7 +77,15 @@ func (w *window) splittable(page []nex.Insight) bool {
 	if w.equal++; sum != w.page || w.size() >= time.Second {
 		w.page, w.equal = sum, 0
 	}
-	return w.equal < mostEqual
+	return w.equal < mostEqual || w.belongs(page)
+}
+
+// belongs tells whether a window is smaller than a second and all of its page belongs there, with a millisecond to spare for
+// how times were cut: so it is where Nex knows fractions of a second, or where all of that second is close together.
+func (w *window) belongs(page []nex.Insight) bool {
+	return w.size() < time.Second && !slices.ContainsFunc(page, func(in nex.Insight) bool {
+		return in.Time.Before(w.from.Add(-minWindow)) || in.Time.After(w.to.Add(minWindow))
+	})
 }
 
 // fetch takes all insights of some windows, the oldest and last of them first. A window that holds more than Nex gives at once
@@ -121,7 +129,11 @@ func (s *stream) fetch(ctx context.Context, f *filling, todo []window) error {
 		full := len(payload.Insights)+len(payload.Malformed) >= pageLimit
 		if full && w.splittable(payload.Insights) {
 			release()
-			earlier, later := w.splitAt(splitPoint(w, payload.Insights), windowOverlap, windowTries)
+			overlap := windowOverlap
+			if w.belongs(payload.Insights) {
+				overlap = minWindow // what is in both parts is asked for twice
+			}
+			earlier, later := w.splitAt(splitPoint(w, payload.Insights), overlap, windowTries)
 			later.crowded = true
 			f.fits = min(f.fits, w.size()/2)
 			todo = append(todo, later, earlier)

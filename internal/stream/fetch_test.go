@@ -252,6 +252,14 @@ func TestEndsOfWindows(t *testing.T) {
 	}
 }
 
+// widen asks for the whole seconds that a window lies in.
+func widen(r *http.Request, w window) {
+	q := r.URL.Query()
+	q.Set("from", w.from.Truncate(time.Second).Format(time.RFC3339))
+	q.Set("to", w.to.Truncate(time.Second).Add(time.Second).Format(time.RFC3339))
+	r.URL.RawQuery = q.Encode()
+}
+
 // More than Nex gives for one window lies in one second. A Nex that does not know fractions widens what is asked for.
 func TestManyInsightsInASecond(t *testing.T) {
 	t.Parallel()
@@ -262,10 +270,7 @@ func TestManyInsightsInASecond(t *testing.T) {
 			var asked atomic.Int64
 			b.before(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 				if of, ok := isREST(r); ok && asked.Add(1) > 0 && cut {
-					q := r.URL.Query()
-					q.Set("from", of.from.Truncate(time.Second).Format(time.RFC3339))
-					q.Set("to", of.to.Truncate(time.Second).Add(time.Second).Format(time.RFC3339))
-					r.URL.RawQuery = q.Encode()
+					widen(r, of)
 				}
 				next.ServeHTTP(w, r)
 			})
@@ -294,6 +299,51 @@ func TestManyInsightsInASecond(t *testing.T) {
 			}
 			if n := asked.Load(); n > 100 {
 				t.Errorf("asked %d times for what cannot be split", n)
+			}
+		})
+	}
+}
+
+// As many as Nex gives at once are of one moment, and hide others that are some milliseconds older: of a page, the newest are
+// given. A Nex that does not know fractions never gives the others, but is not asked for ever.
+func TestBesideAFullMillisecond(t *testing.T) {
+	t.Parallel()
+	for name, cut := range map[string]bool{"Nex knows fractions of a second": false, "it does not": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, nexsim.Options{})
+			var asked atomic.Int64
+			b.before(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				if of, ok := isREST(r); ok && asked.Add(1) > 0 && cut {
+					widen(r, of)
+				}
+				next.ServeHTTP(w, r)
+			})
+			at := b.sim.Now().Add(-30 * time.Second).Truncate(time.Second).Add(400 * time.Millisecond)
+			var list []nexsim.Insight
+			for i := range 10 {
+				list = append(list, nexsim.Insight{Type: "risk", Content: fmt.Sprint("before ", i), CreatedAt: at.Add(-time.Duration(5+i) * time.Millisecond)})
+			}
+			for i := range pageLimit {
+				list = append(list, nexsim.Insight{Type: "risk", Content: fmt.Sprint("at once ", i), CreatedAt: at})
+			}
+			for i := range 20 { // they are what is replayed
+				list = append(list, nexsim.Insight{Type: "risk", Content: fmt.Sprint("later ", i), CreatedAt: at.Add(25 * time.Second)})
+			}
+			b.sim.EmitInsights("acme", list...)
+			b.cfg.Backfill, b.cfg.GapOverlap = time.Minute, time.Second
+			b.hasty()
+			b.start(workspace("acme"))
+			b.news("acme", event.GapFilled, 1)
+			if n := asked.Load(); n > 250 {
+				t.Errorf("asked %d times", n)
+			}
+			if cut {
+				return
+			}
+			b.exactly("acme")
+			if w, _ := b.lost(1); !w.holds(at) || w.size() > 10*minWindow {
+				t.Errorf("%v to %v may hold more, all at once is %v", w.from, w.to, at)
 			}
 		})
 	}
