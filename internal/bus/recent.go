@@ -57,6 +57,28 @@ func (b *Bus) LastSequence(ctx context.Context) (uint64, error) {
 	return info.State.LastSeq, nil
 }
 
+// Depth is what the log reaches over.
+type Depth struct {
+	First, Last uint64    // sequences; First is over 1 where the log has lost events by its limits, or to a purge
+	Since       time.Time // when it took its oldest event; zero if it holds none
+}
+
+// Size is how many sequences that are.
+func (d Depth) Size() uint64 { return d.Last + 1 - d.First }
+
+// Depth looks how far the log reaches back.
+func (b *Bus) Depth(ctx context.Context) (Depth, error) {
+	info, err := b.nex.Info(ctx)
+	if err != nil {
+		return Depth{}, fmt.Errorf("depth of the log: %w", err)
+	}
+	d := Depth{First: info.State.FirstSeq, Last: info.State.LastSeq}
+	if info.State.Msgs > 0 {
+		d.Since = info.State.FirstTime
+	}
+	return d, nil
+}
+
 // Last reads the newest event of a subject, [ErrNotInLog] if there is none.
 func (b *Bus) Last(ctx context.Context, subject string) (*Stored, error) {
 	m, err := b.nex.GetLastMsgForSubject(ctx, subject)

@@ -203,7 +203,7 @@ func TestShares(t *testing.T) {
 	settled(t, want, 10, a, c)
 }
 
-// The bucket holds other things of the workspaces too, see stream.begun.
+// The bucket holds other things of the workspaces too, see stream.begun and stream.checkpointPrefix.
 func TestOtherKeysAreLeftAlone(t *testing.T) {
 	t.Parallel()
 	s := startNATS(t)

@@ -66,9 +66,14 @@ func (b *bench) mark(token string) (m begun, err error) {
 	return m, json.Unmarshal(entry.Value(), &m)
 }
 
-// forget removes all that the log holds, as its limits do in time.
-func (b *bench) forget() {
+// forget removes all that the log holds, as its limits do in time, and the copy of the checkpoint where that is as old.
+func (b *bench) forget(withCopy bool) {
 	b.t.Helper()
+	if withCopy {
+		if err := b.bus.Leases().Purge(b.t.Context(), checkpointPrefix+"acme"); err != nil {
+			b.t.Fatal(err)
+		}
+	}
 	s, err := b.bus.JetStream().Stream(b.t.Context(), bus.StreamNex)
 	if err == nil {
 		err = s.Purge(b.t.Context())
@@ -108,6 +113,15 @@ func TestBackfillIsResumed(t *testing.T) {
 // A relay was down for longer than the log keeps its events, so that its checkpoint is gone too.
 func TestDownForLongerThanTheLogKeepsEvents(t *testing.T) {
 	t.Parallel()
+	for name, withCopy := range map[string]bool{"its copy is left": false, "and no copy is left": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			downForLongerThanTheLogKeepsEvents(t, withCopy)
+		})
+	}
+}
+
+func downForLongerThanTheLogKeepsEvents(t *testing.T, withCopy bool) {
 	b := setup(t, nexsim.Options{})
 	b.cfg.MaxAge, b.cfg.GapOverlap = time.Hour, time.Second
 	b.start(workspace("acme"))
@@ -118,15 +132,19 @@ func TestDownForLongerThanTheLogKeepsEvents(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.stop()
-	b.forget()
+	since := first.From
+	if !withCopy {
+		since = b.toldTo("acme")
+	}
+	b.forget(withCopy)
 	b.cfg.Now = func() time.Time { return time.Now().Add(3 * time.Hour) }
 	b.sim.JumpClock(3 * time.Hour)
 	b.history(60, 30*time.Second)
 	b.start(workspace("acme"))
 	b.exactly("acme")
 	lost := b.news("acme", event.GapNotFillable, 1)
-	if lost["from"] != first.From.Format(time.RFC3339Nano) || !strings.Contains(fmt.Sprint(lost["reason"]), "max_age") {
-		t.Errorf("%v, begun %v", lost, first)
+	if lost["from"] != since.Format(time.RFC3339Nano) || !strings.Contains(fmt.Sprint(lost["reason"]), "max_age") {
+		t.Errorf("%v, it was complete to %v", lost, since)
 	}
 	if again, err := b.mark("acme"); err != nil || again != first {
 		t.Errorf("the mark moved: %v, %v, %v", first, again, err)

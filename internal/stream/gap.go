@@ -46,6 +46,11 @@ type gap struct {
 	lastUp     time.Time     // when the stream was last known to be up; before a life's first connection as the log tells
 	away       time.Duration // the longest that it had been down when it came up, until a surprise has made use of it
 	givenUp    []givenUp     // in the order of time; changed by the one goroutine that fills
+	left       time.Time     // what is older has left the log
+	toldSeq    uint64        // where the log has the newest gap_filled; 0 if it has none
+	connection int           // how many there were
+	asking     int           // the one that was up when the last filling began, 0 if none was
+	up, sound  bool          // the stream is up; and since a filling that has reached its end
 
 	// Of that goroutine.
 	told      []told    // the oldest report first
@@ -78,13 +83,15 @@ func (g *gap) cameUp(now time.Time) {
 	if g.filled {
 		g.floor = time.Time{} // the replay on the first connection could bring what nobody asked for
 	}
+	g.connection++
+	g.up, g.sound = true, false
 	g.away = max(g.away, now.Sub(g.lastUp)) // a connection that broke before its replay has not used it
 }
 
 func (g *gap) wentDown(now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.lastUp = now
+	g.lastUp, g.up, g.sound = now, false, false
 }
 
 // surprise hears of an insight that came over the stream and was new; recalled says that it came in a replay. One that is
@@ -103,19 +110,26 @@ func (g *gap) surprise(emitted time.Time, recalled bool) (moved bool) {
 	if g.completeTo = emitted.Add(-g.away); g.completeTo.Before(time.Unix(0, 0)) {
 		g.completeTo = time.Unix(0, 0) // nothing is older, and JSON cannot say the year 0
 	}
-	g.away = 0
+	g.away, g.sound = 0, false
 	g.surprises++
 	signal(g.again)
 	return true
 }
 
-// surprised is what is to be told before a new insight is written that moves the checkpoint back.
+// surprised is what is to be told before a new insight is written that moves the checkpoint back, or has the log lose it.
 func (s *stream) surprised(emitted time.Time, recalled bool) *event.Event {
-	if !s.gap.surprise(emitted, recalled) {
+	if s.gap.surprise(emitted, recalled) {
+		at, _ := s.gap.stands()
+		return s.filledNews(gapNews{From: at, To: at, Open: s.gap.open()})
+	}
+	if recalled {
 		return nil
 	}
-	at, _ := s.gap.stands()
-	e, err := event.News(s.workspace.Token, event.GapFilled, "", gapNews{From: at, To: at, Open: s.gap.open()}, s.cfg.Now())
+	return s.fading(emitted)
+}
+
+func (s *stream) filledNews(news gapNews) *event.Event {
+	e, err := event.News(s.workspace.Token, event.GapFilled, "", news, s.cfg.Now())
 	if err != nil { // times always encode
 		s.log.Error("news could not be told", "type", event.GapFilled, "error", err)
 	}
@@ -148,6 +162,7 @@ func (g *gap) reached(to time.Time, surprises int) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.filled = true
+	g.sound = g.up && g.asking == g.connection
 	return true
 }
 
@@ -169,8 +184,14 @@ func (g *gap) span(now time.Time) (from, to, complete time.Time, surprises int) 
 	}
 	g.clock, g.steady = now.Round(0), time.Now()
 	from, to = g.completeTo.Add(-g.overlap), now
+	if from.Before(g.left) && !g.left.After(g.completeTo) {
+		from = g.left
+	}
 	if from.Before(g.floor) {
 		from = g.floor
+	}
+	if g.asking = 0; g.up {
+		g.asking = g.connection
 	}
 	if g.newest.After(now) {
 		to = g.newest
@@ -260,13 +281,14 @@ type gapNews struct {
 type checkpoint struct {
 	to     time.Time // everything before is there, as far as Nex could give it
 	stored time.Time // when the log took the event that says so
+	seq    uint64    // and where; 0 if it holds it no more
 	open   []openSpan
 }
 
 // checkpoint reads it. A clock that was ahead when it was told is not believed: what is complete cannot lie beyond when NATS
 // stored it, and where NATS stored it at a time that has not come yet, its clock was wrong too.
 func (s *stream) checkpoint(ctx context.Context) (c checkpoint, err error) {
-	last, err := s.cfg.Bus.Last(ctx, event.Subject(s.workspace.Token, event.GapFilled))
+	last, err := s.lastTold(ctx)
 	if errors.Is(err, bus.ErrNotInLog) {
 		return c, nil
 	}
@@ -290,7 +312,7 @@ func (s *stream) checkpoint(ctx context.Context) (c checkpoint, err error) {
 	if to = setRight(to, last.Time, now); now.Before(to) {
 		to = now
 	}
-	return checkpoint{to: to.UTC(), stored: last.Time, open: e.Data.Open}, nil
+	return checkpoint{to: to.UTC(), stored: last.Time, seq: last.Sequence, open: e.Data.Open}, nil
 }
 
 // setRight corrects a time that a clock made which stored shows to have been ahead. That it is ahead of now by some time
@@ -344,6 +366,7 @@ func (s *stream) keepFilled(ctx context.Context) {
 func (s *stream) fill(ctx context.Context, onConnect bool) {
 	s.gap.owed = s.gap.owed || onConnect
 	now := s.cfg.Now().UTC()
+	fades := s.lookBack(ctx)
 	from, to, complete, surprises := s.gap.span(now)
 	s.retract(ctx)
 	if !from.Before(to) {
@@ -384,7 +407,7 @@ func (s *stream) fill(ctx context.Context, onConnect bool) {
 			return
 		}
 		s.showComplete()
-		if s.gap.owed || news.Published > 0 || s.tellDue() {
+		if s.gap.owed || news.Published > 0 || fades || s.tellDue() {
 			s.gap.owed = !s.tell(ctx, news)
 		}
 		if err := s.tryAgain(ctx); err != nil && ctx.Err() == nil {

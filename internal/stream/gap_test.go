@@ -294,7 +294,7 @@ func TestHostClockSetBackBetweenLives(t *testing.T) {
 			b.news("acme", event.GapFilled, 1)
 			b.stop()
 			if !told {
-				b.forget()
+				b.forget(true)
 			}
 			b.sim.JumpClock(20 * time.Minute) // later
 			b.history(60, 15*time.Second)

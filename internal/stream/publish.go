@@ -40,10 +40,14 @@ type publisher struct {
 	// nil for nothing. In the log it stands before what it is about: no other life knows of the one without the other.
 	surprise func(emitted time.Time, recalled bool) *event.Event
 
+	told func(ctx context.Context, e *event.Event, sequence uint64) // hears of news in the log; may be nil
+
 	ids    *identities       // of run, as what follows is
 	from   uint64            // ids knows every insight of the workspace from this sequence on
 	last   map[string]uint64 // by subject: the newest sequence that ids knows, where it is not the one before from
 	warned bool              // that publishing fails
+	newest uint64            // how far the log has come, as far as is known
+	depth  bus.Depth         // and how far it reached back when that was last looked at
 }
 
 // item is an event on its way. One without an event only says that everything before it has arrived.
@@ -228,9 +232,16 @@ func (p *publisher) news(ctx context.Context, e *event.Event) error {
 		return nil
 	}
 	return p.insist(ctx, func() error {
-		_, err := p.bus.Append(ctx, e, e.ID, bus.Anywhere)
-		return err
+		return p.tell(ctx, e)
 	})
+}
+
+func (p *publisher) tell(ctx context.Context, e *event.Event) error {
+	ack, err := p.bus.Append(ctx, e, e.ID, bus.Anywhere)
+	if err == nil && p.told != nil {
+		p.told(ctx, e, ack.Sequence)
+	}
+	return err
 }
 
 // insight publishes an insight, unless the log holds it; fresh tells which.
@@ -254,7 +265,7 @@ func (p *publisher) insight(ctx context.Context, it *item) (fresh bool, err erro
 			heard, first = true, p.surprise(e.Emitted, it.recalled)
 		}
 		if first != nil {
-			if _, err := p.bus.Append(ctx, first, first.ID, bus.Anywhere); err != nil {
+			if err := p.tell(ctx, first); err != nil {
 				return err
 			}
 			first = nil
@@ -270,7 +281,7 @@ func (p *publisher) insight(ctx context.Context, it *item) (fresh bool, err erro
 			tried = true
 			return err
 		case !ack.Duplicate:
-			fresh, p.last[subject] = true, ack.Sequence
+			fresh, p.last[subject], p.newest = true, ack.Sequence, ack.Sequence
 		}
 		p.log.Debug("insight is in the log", "event", e.ID, "sequence", ack.Sequence, "duplicate", ack.Duplicate, "emitted", e.Emitted)
 		p.ids.add(e.ID, e.Fingerprint, e.Emitted, p.now())

@@ -124,6 +124,7 @@ func (s *stream) readBack(ctx context.Context) error {
 		s.gap.begin(from.to, mark, setRight(lastUp, lastUp, now), now)
 		s.gap.toldAt = now
 		s.gap.reopen(from.open, now)
+		s.gap.toldSeq = from.seq
 		s.publisher.know(s.cfg.IdentityWindow, recent)
 		return nil
 	}, backoff.WithContext(wait, ctx), func(err error, _ time.Duration) {
