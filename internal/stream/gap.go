@@ -51,6 +51,7 @@ type gap struct {
 	connection int           // how many there were
 	asking     int           // the one that was up when the last filling began, 0 if none was
 	up, sound  bool          // the stream is up; and since a filling that has reached its end
+	guessed    int           // the connection on which an insight without a time last moved the mark
 
 	// Of that goroutine.
 	told      []told    // the oldest report first
@@ -82,6 +83,9 @@ func (g *gap) cameUp(now time.Time) {
 	defer g.mu.Unlock()
 	if g.filled {
 		g.floor = time.Time{} // the replay on the first connection could bring what nobody asked for
+	}
+	if g.guessed == g.connection {
+		g.away = 0
 	}
 	g.connection++
 	g.up, g.sound = true, false
@@ -116,9 +120,38 @@ func (g *gap) surprise(emitted time.Time, recalled bool) (moved bool) {
 	return true
 }
 
+// guess hears of an insight that came in a replay, was new, and has no time. It says that some were missed, and not when by
+// Nex's clock, which may be behind ours, or was set back meanwhile: up to an hour is made up for, once on each connection. The
+// mark is not moved to before oldest, nor, for a guess, to what has left the log.
+func (g *gap) guess(oldest time.Time) (moved bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	to := g.completeTo.Add(-g.away - clockSlack)
+	for _, bound := range []time.Time{oldest, g.left} {
+		if to.Before(bound) {
+			to = bound
+		}
+	}
+	if g.guessed == g.connection || !g.floor.IsZero() || !to.Before(g.completeTo) {
+		return false
+	}
+	g.completeTo, g.sound, g.guessed = to, false, g.connection
+	g.surprises++
+	signal(g.again)
+	return true
+}
+
 // surprised is what is to be told before a new insight is written that moves the checkpoint back, or has the log lose it.
 func (s *stream) surprised(emitted time.Time, recalled bool) *event.Event {
-	if s.gap.surprise(emitted, recalled) {
+	moved := s.gap.surprise(emitted, recalled)
+	if !moved && recalled && emitted.IsZero() {
+		var oldest time.Time
+		if keep := s.cfg.MaxAge; keep > 0 {
+			oldest = s.cfg.Now().Add(keep/16 - keep) // until it is asked for, it is not to be too old to be fetched
+		}
+		moved = s.gap.guess(oldest)
+	}
+	if moved {
 		at, _ := s.gap.stands()
 		return s.filledNews(gapNews{From: at, To: at, Open: s.gap.open()})
 	}

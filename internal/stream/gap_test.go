@@ -138,6 +138,80 @@ func TestClockOfNexSetBackAndARelayThatEndsAtOnce(t *testing.T) {
 	b.exactly("acme")
 }
 
+// A replay gives no times, and Nex's clock is behind ours, or is set back in the outage: what was missed lies before what was
+// complete by our clock, and nothing that comes says so.
+func TestReplayWithoutTimes(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		ahead, back time.Duration
+		restart     bool
+	}{
+		"our clock is ahead":                          {ahead: 30 * time.Minute},
+		"our clock is ahead, and is right afterwards": {ahead: 30 * time.Minute, restart: true},
+		"Nex's is set back":                           {back: 30 * time.Minute},
+		"Nex's is set back, and the relay ends":       {back: 30 * time.Minute, restart: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, nexsim.Options{ReplayTime: nexsim.ReplayNoTime})
+			var gone atomic.Bool
+			b.before(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				if _, ok := isREST(r); ok && gone.Load() {
+					<-r.Context().Done()
+					return
+				}
+				next.ServeHTTP(w, r)
+			})
+			b.cfg.GapOverlap = time.Second
+			b.cfg.Now = func() time.Time { return time.Now().Add(c.ahead) }
+			b.start(workspace("acme"))
+			b.connected("acme", 1)
+			b.news("acme", event.GapFilled, 1)
+			gone.Store(c.restart && c.back > 0)
+			b.sim.Stall("acme", false)
+			b.sim.JumpClock(-c.back)
+			for range 60 {
+				b.sim.Emit("acme", 1)
+			}
+			b.sim.Drop("acme", true)
+			if c.restart {
+				b.eventually("the replay is in the log", func() bool { return len(b.insights("acme")) >= 20 })
+				if !gone.Load() {
+					b.news("acme", event.GapFilled, 2)
+				}
+				b.stop()
+				gone.Store(false)
+				b.cfg.Now = time.Now
+				b.start(workspace("acme"))
+			}
+			b.exactly("acme")
+		})
+	}
+}
+
+// Nothing but the hour before is asked for again for a replay without times, and once for each connection.
+func TestReplayWithoutTimesCostsAnHour(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	g := newGap(time.Minute)
+	g.begin(now, begun{}, now.Add(-10*time.Minute), now)
+	g.cameUp(now)
+	want := now.Add(-10*time.Minute - clockSlack)
+	for range 3 {
+		g.guess(time.Time{})
+		if at, surprises := g.stands(); !at.Equal(want) || surprises != 1 {
+			t.Fatalf("%v before now, %d times", now.Sub(at), surprises)
+		}
+	}
+	g.complete(now, 1)
+	g.wentDown(now)
+	g.cameUp(now.Add(time.Minute))
+	g.guess(now.Add(-time.Hour))
+	if at, _ := g.stands(); !at.Equal(now.Add(-time.Hour)) {
+		t.Errorf("%v before now, the log keeps an hour", now.Sub(at))
+	}
+}
+
 // The same while the relay was away for long, so that what is replayed is far from the oldest that was missed.
 func TestClockOfNexSetBackDuringALongOutage(t *testing.T) {
 	t.Parallel()
