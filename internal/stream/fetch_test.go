@@ -580,6 +580,63 @@ func TestRefusedFuture(t *testing.T) {
 	}
 }
 
+// Our clock is set forward just after it was found out where the future begins for Nex: that is found out again.
+func TestRefusedFutureAndOurClockSetForward(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nexsim.Options{})
+	b.sim.SetFuture(true)
+	b.hasty()
+	b.cfg.GapCheckInterval = 50 * time.Millisecond
+	var ahead atomic.Int64
+	b.cfg.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	b.start(workspace("acme"))
+	b.connected("acme", 1)
+	b.news("acme", event.GapFilled, 1)
+	ahead.Store(int64(30 * time.Minute))
+	b.sim.Stall("acme", false)
+	for range 60 {
+		b.sim.Emit("acme", 1)
+	}
+	b.sim.Drop("acme", true)
+	b.exactly("acme")
+	b.news("acme", event.GapFilled, 2)
+	if n := len(b.of("acme", event.GapNotFillable)); n != 0 {
+		t.Errorf("%d gaps said not to be fillable", n)
+	}
+}
+
+// Nex was behind our clock when it was found out what it takes for the future, and is set right: it is asked for more from
+// time to time, or when it gives something later. If it is still behind, nothing was missed for that.
+func TestRefusedFutureIsFoundOutAgain(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for name, c := range map[string]struct {
+		lead, ago, newest time.Duration
+		want              bool
+	}{
+		"just now":                     {-40 * time.Minute, time.Second, 0, false},
+		"a while ago":                  {-40 * time.Minute, 2 * boundEvery, -40 * time.Minute, false},
+		"a while ago, and it is later": {-40 * time.Minute, 2 * boundEvery, -time.Minute, true},
+		"long ago":                     {-40 * time.Minute, relearnEvery, -40 * time.Minute, true},
+		"clocks that agree":            {0, relearnEvery, 0, false},
+	} {
+		g := newGap(time.Minute)
+		g.begin(now, begun{}, now, now)
+		g.notice(now.Add(c.newest), now)
+		g.bound(c.lead, now)
+		g.learned = time.Now().Add(-c.ago)
+		at, _ := g.stands()
+		_, to, _, _ := g.span(now)
+		if got := to.Equal(now.Add(g.overlap)); got != c.want {
+			t.Errorf("%s: asked up to %v from now", name, to.Sub(now))
+		}
+		g.bound(c.lead, now)
+		if again, _ := g.stands(); !again.Equal(at) {
+			t.Errorf("%s: still behind, and the mark moved by %v", name, again.Sub(at))
+		}
+	}
+}
+
 // Our clock is ahead, and the checkpoint was told while Nex did not refuse the future yet.
 func TestRefusedFutureAfterACheckpointAhead(t *testing.T) {
 	t.Parallel()

@@ -22,6 +22,8 @@ const (
 	clockSetBack = time.Second
 	// boundEvery is how often at most it is found out anew where the future begins for Nex.
 	boundEvery = time.Minute
+	// relearnEvery is how often where Nex's clock was found to be behind ours: it may have been set right.
+	relearnEvery = 10 * time.Minute
 	// noteEvery is how often a filling that takes long notes in the log how far it has come.
 	noteEvery = 10 * time.Second
 )
@@ -195,6 +197,9 @@ func (g *gap) reached(to time.Time, surprises int) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.filled = true
+	if !g.bounded {
+		g.lead = 0 // Nex gave what it would have taken for the future
+	}
 	g.sound = g.up && g.asking == g.connection
 	return true
 }
@@ -211,9 +216,15 @@ func (g *gap) stands() (time.Time, int) {
 func (g *gap) span(now time.Time) (from, to, complete time.Time, surprises int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if back := g.clock.Add(time.Since(g.steady)).Sub(now.Round(0)); back > clockSetBack {
+	back := g.clock.Add(time.Since(g.steady)).Sub(now.Round(0))
+	switch {
+	case back > clockSetBack:
 		g.moveBack(back) // our clock was ahead when we thought so
-		g.newest, g.bounded, g.learned = time.Time{}, false, time.Time{}
+		g.newest, g.bounded, g.lead, g.learned = time.Time{}, false, 0, time.Time{}
+	case back < -clockSetBack:
+		g.learned = time.Time{} // what is the future for Nex is another
+	case g.bounded && g.behind(now):
+		g.bounded = false
 	}
 	g.clock, g.steady = now.Round(0), time.Now()
 	from, to = g.completeTo.Add(-g.overlap), now
@@ -242,13 +253,23 @@ func (g *gap) span(now time.Time) (from, to, complete time.Time, surprises int) 
 func (g *gap) bound(lead time.Duration, at time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.bounded && -lead > 2*clockSetBack { // what was complete by our clock was so earlier by Nex's
-		g.moveBack(-lead)
+	if by := min(g.lead, 0) - lead; by > 2*clockSetBack { // what was complete by our clock was so earlier by Nex's
+		g.moveBack(by)
 	}
 	g.bounded, g.lead, g.learned = true, lead, time.Now()
 	if g.newest.After(at) {
 		g.newest = at // somebody's plan
 	}
+}
+
+// behind tells whether Nex was found to be behind our clock, and may not be any more: it gave a later time, or that was long
+// ago. It needs the lock.
+func (g *gap) behind(now time.Time) bool {
+	if g.lead > -clockSetBack {
+		return false
+	}
+	ago := time.Since(g.learned)
+	return ago >= relearnEvery || ago >= boundEvery && g.newest.After(now.Add(g.lead+2*clockSetBack))
 }
 
 // moveBack says that our clock is ahead, or was, of what the mark is to be told in. It needs the lock.
