@@ -202,14 +202,17 @@ func TestMarkIsMadeFromTheLog(t *testing.T) {
 // The checkpoint is told again before the log loses it by its age, also while Nex gives nothing.
 func TestCheckpointIsToldAgain(t *testing.T) {
 	t.Parallel()
-	for name, away := range map[string]bool{"all is well": false, "REST is away": true} {
+	for name, c := range map[string]struct {
+		every time.Duration
+		away  bool
+	}{"all is well": {every: 20 * time.Millisecond}, "REST is away": {every: 20 * time.Millisecond, away: true}, "no gaps are looked for": {}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := setup(t, nexsim.Options{})
-			b.cfg.GapCheckInterval, b.cfg.MaxAge, b.cfg.requests = 20*time.Millisecond, 2*time.Second, 100
+			b.cfg.GapCheckInterval, b.cfg.MaxAge, b.cfg.requests = c.every, 2*time.Second, 100
 			b.start(workspace("acme"))
 			b.news("acme", event.GapFilled, 1)
-			if away {
+			if c.away {
 				if err := b.sim.Refuse(nexsim.Refusal{Status: http.StatusServiceUnavailable, Endpoint: nexsim.EndpointREST, RetryAfter: "0"}); err != nil {
 					t.Fatal(err)
 				}

@@ -405,8 +405,8 @@ func (s *stream) keepFilled(ctx context.Context) {
 			s.retract(context.WithoutCancel(ctx))
 			return
 		}
-		if tick == nil && s.cfg.GapCheckInterval > 0 {
-			ticker := time.NewTicker(s.cfg.GapCheckInterval)
+		if tick == nil {
+			ticker := time.NewTicker(orDefault(s.cfg.GapCheckInterval, s.tellInterval()))
 			defer ticker.Stop()
 			tick = ticker.C
 		}
@@ -483,12 +483,15 @@ func (s *stream) showComplete() {
 // tellDue tells whether the checkpoint was last told so long ago that it should be told again. Otherwise the log would
 // lose it by its age while the relay runs.
 func (s *stream) tellDue() bool {
-	every := tellEvery
-	if s.cfg.MaxAge > 0 {
-		every = min(every, s.cfg.MaxAge/4)
-	}
 	ago := s.cfg.Now().Sub(s.gap.toldAt)
-	return ago >= every || ago < -clockSetBack // by a clock that was ahead
+	return ago >= s.tellInterval() || ago < -clockSetBack // by a clock that was ahead
+}
+
+func (s *stream) tellInterval() time.Duration {
+	if s.cfg.MaxAge > 0 {
+		return min(tellEvery, s.cfg.MaxAge/4)
+	}
+	return tellEvery
 }
 
 // remind tells the checkpoint as it stands, if it is due: a filling waits for Nex.

@@ -33,7 +33,7 @@ type Config struct {
 	RetryAfterMax     time.Duration // 15 min, the most that Nex may ask us to wait
 	IdentityWindow    time.Duration // 10 min apart at most, equal texts are one insight
 	Backfill          time.Duration // how far back the first ever start of a workspace goes; 0 = not at all
-	GapCheckInterval  time.Duration // 0 = gaps are looked for on connect only
+	GapCheckInterval  time.Duration // 0 = on connect only, and as often as the checkpoint is told
 	GapOverlap        time.Duration // how far before the last known time a gap begins
 	MaxAge            time.Duration // of the log; what is older is not fetched. 0 = no limit
 	MaxDials          int           // 64 connection attempts at once, over all streams
