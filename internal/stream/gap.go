@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -377,6 +378,22 @@ func setRight(at, stored, now time.Time) time.Time {
 		return at.Add(-2*ahead - clockSlack)
 	}
 	return at
+}
+
+// trust bounds a checkpoint that NATS stored at a time which has not come yet by the newest insight in the log that has a time:
+// what was missed since then was emitted later, by however much the clocks were wrong.
+func (c *checkpoint) trust(recent []bus.Known, now time.Time) {
+	if c.stored.Sub(now) <= clockSetBack {
+		return
+	}
+	for _, k := range slices.Backward(recent) {
+		if !k.Emitted.IsZero() {
+			if k.Emitted.Before(c.to) {
+				c.to = k.Emitted
+			}
+			return
+		}
+	}
 }
 
 // keepFilled looks for gaps on every connection and from time to time, until ctx ends. It does not depend on the

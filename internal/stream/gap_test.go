@@ -379,6 +379,31 @@ func TestHostClockSetBackBetweenLives(t *testing.T) {
 	}
 }
 
+// And the relay comes back so late that little of what NATS stored still lies in the future: the insights in the log tell by how
+// much the clocks were wrong.
+func TestHostClockSetBackLongAgo(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nexsim.Options{ReplayTime: nexsim.ReplayNoTime})
+	b.sim.JumpClock(-8 * time.Hour)
+	b.start(workspace("acme"))
+	b.connected("acme", 1)
+	b.news("acme", event.GapFilled, 1)
+	b.sim.Emit("acme", 1)
+	b.exactly("acme")
+	b.start(workspace("acme"))
+	b.eventually("a checkpoint is the last that is told", func() bool { return b.toldTo("acme").After(b.sim.Now().Add(7 * time.Hour)) })
+	b.stop()
+	var missed []nexsim.Insight
+	for i := range 60 {
+		missed = append(missed, nexsim.Insight{Type: "risk", Content: fmt.Sprint("missed ", i), CreatedAt: b.sim.Now().Add(time.Minute)})
+	}
+	b.sim.EmitInsights("acme", missed...)
+	b.sim.JumpClock(7 * time.Hour)
+	b.cfg.Now = func() time.Time { return time.Now().Add(-time.Hour) }
+	b.start(workspace("acme"))
+	b.exactly("acme")
+}
+
 // There was no room to tell that the mark was moved back: it is told when there is.
 func TestRetractWaitsForRoom(t *testing.T) {
 	t.Parallel()

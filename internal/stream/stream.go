@@ -121,6 +121,7 @@ func (s *stream) readBack(ctx context.Context) error {
 			lastUp = recent.Insights[n-1].Stored
 		}
 		now := s.cfg.Now()
+		from.trust(recent.Insights, now)
 		s.gap.begin(from.to, mark, setRight(lastUp, lastUp, now), now)
 		s.gap.toldAt = now
 		s.gap.reopen(from.open, now)
