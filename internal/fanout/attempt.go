@@ -21,6 +21,7 @@ import (
 // the lane counts for it.
 func (f *Fanout) attemptDelivery(l *lane, d *delivery) (weight int) {
 	weight = d.weight
+	began := time.Now() // before the endpoint is looked at
 	e := f.cfg.Endpoints.Snapshot().Get(d.endpoint)
 	if e == nil || !e.Active() {
 		f.backlog(d)
@@ -48,7 +49,7 @@ func (f *Fanout) attemptDelivery(l *lane, d *delivery) (weight int) {
 		}
 	}
 	result, decision := f.attempt(l, e, d)
-	f.settle(d, result, decision)
+	f.settle(l, d, began, result, decision)
 	return weight
 }
 
@@ -79,7 +80,7 @@ func (f *Fanout) attempt(l *lane, e *endpoint.Endpoint, d *delivery) (webhook.Re
 	}
 	f.health(e, d, result, change, now)
 	if result.Control == webhook.ControlDisable && decision.Verdict != Disable {
-		f.disable(e.ID, "the receiver asked for it (webhook-delivery: disable)", "asked", nil, map[string]any{"status": result.StatusCode, "event_id": d.id})
+		f.disable(e.ID, "the receiver asked for it (webhook-delivery: disable)", "asked", nil, nil, map[string]any{"status": result.StatusCode, "event_id": d.id})
 	}
 	return result, decision
 }
@@ -213,8 +214,8 @@ func header(e *endpoint.Endpoint) http.Header {
 	return h
 }
 
-// settle carries out a decision.
-func (f *Fanout) settle(d *delivery, result webhook.Result, decision Decision) {
+// settle carries out the decision on an attempt that began at a time.
+func (f *Fanout) settle(l *lane, d *delivery, began time.Time, result webhook.Result, decision Decision) {
 	switch decision.Verdict {
 	case Done:
 		d.held.settle()
@@ -228,32 +229,17 @@ func (f *Fanout) settle(d *delivery, result webhook.Result, decision Decision) {
 	case Dead:
 		f.bury(d, deadLetter{Reason: decision.Reason, Outcome: result.Outcome, Status: result.StatusCode, Error: errorText(result.Err)})
 	case Disable:
-		if !f.firstGone(d.endpoint) { // one of those in flight when the first said so: it waits for what its owner decides
+		if !l.firstGone(began) { // one of those in flight when the first said so: it waits for what its owner decides
 			f.backlog(d)
 			return
 		}
-		f.disable(d.endpoint, "the receiver answered 410 Gone", "gone", d, map[string]any{"status": result.StatusCode, "event_id": d.id})
+		f.disable(d.endpoint, "the receiver answered 410 Gone", "gone", d, l.disabled, map[string]any{"status": result.StatusCode, "event_id": d.id})
 	}
 }
 
-// firstGone tells whether this is the first 410 since the endpoint became active.
-func (f *Fanout) firstGone(id string) bool {
-	f.mu.Lock()
-	l := f.lanes[id]
-	f.mu.Unlock()
-	if l == nil {
-		return true
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	first := !l.gone
-	l.gone = true
-	return first
-}
-
-// disable switches an endpoint off, then is done with the delivery, which may be nil. why is for its owner, reason for
-// programs.
-func (f *Fanout) disable(id, why, reason string, d *delivery, details map[string]any) {
+// disable switches an endpoint off, which off, if any, hears, then is done with the delivery, which may be nil. why is for its
+// owner, reason for programs.
+func (f *Fanout) disable(id, why, reason string, d *delivery, off func(), details map[string]any) {
 	var list []*delivery
 	if d != nil {
 		list = append(list, d)
@@ -263,6 +249,9 @@ func (f *Fanout) disable(id, why, reason string, d *delivery, details map[string
 		changed, err := f.cfg.Endpoints.Disable(f.storeCtx, id, why, time.Now())
 		if errors.Is(err, endpoint.ErrNotFound) {
 			return nil
+		}
+		if err == nil && off != nil {
+			off()
 		}
 		if ours = ours || changed; err != nil || !ours {
 			return err

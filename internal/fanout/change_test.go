@@ -1,6 +1,7 @@
 package fanout_test
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"sync/atomic"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/nex-crm/relay/internal/endpoint"
 	"github.com/nex-crm/relay/internal/fanout"
+	"github.com/nex-crm/relay/internal/webhook"
 )
 
 // throttled answers 429 with a Retry-After until it is told to stop.
@@ -147,6 +149,26 @@ func TestGoneWithManyInFlight(t *testing.T) {
 	eventually(t, "all but one have come", func() bool {
 		return len(slices.Compact(sorted(r.all()[tried:]))) >= len(ids)-1
 	})
+}
+
+// Each 410 counts that is answered after the owner has enabled the endpoint, however soon that is.
+func TestGoneAgain(t *testing.T) {
+	t.Parallel()
+	b := setup(t, quick)
+	r := newReceiver(t, func(_ int, w http.ResponseWriter, _ *http.Request, _ []byte) { w.WriteHeader(http.StatusGone) })
+	b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL})
+	for round := range 5 {
+		var busy []*endpoint.Endpoint // their places are noted before anybody looks at the one that is gone
+		for i := range 100 {
+			busy = append(busy, &endpoint.Endpoint{ID: fmt.Sprintf("a-%d-%d", round, i), URL: r.URL, Secrets: []webhook.Secret{b.secret}})
+		}
+		b.registry.SetConfig(busy)
+		b.publish(fmt.Sprint(round), 1)
+		eventually(t, "it is disabled", func() bool { return b.registry.Snapshot().Get("crm").Disabled != nil })
+		if err := b.registry.Enable(t.Context(), "crm", "", 0); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // The time while an endpoint is paused is no time of failing.

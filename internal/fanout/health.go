@@ -33,7 +33,7 @@ func (f *Fanout) health(e *endpoint.Endpoint, d *delivery, result webhook.Result
 		f.log.Warn("endpoint does nothing but put off: that counts as failing", "endpoint", e.ID, "since", c.putOff)
 		f.onlyFails(e, d, result, c.putOff)
 	case since != nil && f.cfg.DisableAfter > 0 && now.Sub(*since) >= f.cfg.DisableAfter:
-		f.disable(e.ID, "it did nothing but fail for "+f.cfg.DisableAfter.String(), "failing", nil, map[string]any{
+		f.disable(e.ID, "it did nothing but fail for "+f.cfg.DisableAfter.String(), "failing", nil, nil, map[string]any{
 			"since": since.UTC(), "outcome": result.Outcome, "status": result.StatusCode,
 		})
 	}

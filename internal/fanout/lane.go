@@ -40,9 +40,10 @@ type lane struct {
 	granting sync.Mutex    // one handshake at a time
 
 	mu          sync.Mutex
-	url         string // that the lane's experience is of
-	asleep      bool   // the endpoint is not active
-	gone        bool   // it has answered 410 since it became active
+	url         string    // that the lane's experience is of
+	asleep      bool      // the endpoint is not active
+	disabling   bool      // it has answered 410 and is being switched off
+	disabledAt  time.Time // when that was done the last time
 	maxInFlight int
 	bytes       int  // of the events in the lane, as far as is known
 	lastSize    int  // of the event that was seen last
@@ -106,7 +107,7 @@ func (l *lane) setLimits(url string, maxInFlight int, perSecond float64) {
 
 // renew forgets what was learnt of the endpoint; mu is held.
 func (l *lane) renew() {
-	l.pausedUntil, l.putOffSince, l.circuit, l.gone, l.window, l.interval = time.Time{}, time.Time{}, circuit{}, false, l.maxInFlight, 0
+	l.pausedUntil, l.putOffSince, l.circuit, l.window, l.interval = time.Time{}, time.Time{}, circuit{}, l.maxInFlight, 0
 	signal(l.room)
 }
 
@@ -115,6 +116,26 @@ func (l *lane) resumed() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.renew()
+}
+
+// firstGone tells whether the 410 of an attempt that began at a time is the first since the endpoint became active. When it did,
+// only the attempts know: its owner may have been faster than whoever looks at the lanes.
+func (l *lane) firstGone(began time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.disabling || !began.After(l.disabledAt) {
+		return false
+	}
+	l.disabling = true
+	return true
+}
+
+// disabled hears that the endpoint has been switched off: an attempt that finds it active from here on was made because its
+// owner wants it.
+func (l *lane) disabled() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.disabling, l.disabledAt = false, time.Now()
 }
 
 // weigh counts a delivery that enters the lane. One whose event is still to be read is taken to be like the last; mu is held.

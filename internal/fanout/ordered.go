@@ -285,6 +285,7 @@ func (f *Fanout) handleOrdered(ctx context.Context, id string, m jetstream.Msg) 
 			return
 		}
 	}
+	began := time.Now() // before the endpoint is looked at
 	e := f.cfg.Endpoints.Snapshot().Get(id)
 	if e == nil || !e.Active() || !e.Ordered {
 		_ = m.Nak()
@@ -314,12 +315,12 @@ func (f *Fanout) handleOrdered(ctx context.Context, id string, m jetstream.Msg) 
 	}
 	if d.held = f.holdIn(ctx, f.inOrder, m, len(msg.data), 1); d.held != nil {
 		d.held.before = func() { f.noteOrder(id, msg) }
-		f.attemptOrdered(e, d)
+		f.attemptOrdered(e, d, began)
 	}
 }
 
 // attemptOrdered makes one attempt and lets the next event come, or this one again.
-func (f *Fanout) attemptOrdered(e *endpoint.Endpoint, d *delivery) {
+func (f *Fanout) attemptOrdered(e *endpoint.Endpoint, d *delivery, began time.Time) {
 	l := f.lane(e)
 	if !l.takeTurn() {
 		d.held.giveBack(0)
@@ -328,7 +329,7 @@ func (f *Fanout) attemptOrdered(e *endpoint.Endpoint, d *delivery) {
 	result, decision := f.attempt(l, e, d)
 	switch {
 	case decision.Verdict != Retry:
-		f.settle(d, result, decision)
+		f.settle(l, d, began, result, decision)
 	case result.Outcome == webhook.Canceled:
 		d.held.giveBack(0)
 	default:
