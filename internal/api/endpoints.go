@@ -173,7 +173,7 @@ func (s *server) createEndpoint(r *http.Request) (int, any, error) {
 		return 0, nil, endpointError(fmt.Errorf("%s: %w", e.ID, endpoint.ErrExists))
 	}
 	if f := s.fanout(); f != nil {
-		if e.Since, err = f.EndOfLog(r.Context()); err != nil {
+		if e.Since, e.SinceTime, err = f.EndOfLog(r.Context()); err != nil {
 			return 0, nil, err
 		}
 		if err := f.PrepareNew(r.Context(), e); err != nil {

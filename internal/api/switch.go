@@ -76,7 +76,7 @@ func (s *server) enableEndpoint(r *http.Request) (int, any, error) {
 	}
 	var at uint64
 	if f := s.fanout(); f != nil {
-		if at, err = f.EndOfLog(r.Context()); err != nil {
+		if at, _, err = f.EndOfLog(r.Context()); err != nil {
 			return 0, nil, err
 		}
 	}

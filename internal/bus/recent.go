@@ -48,6 +48,23 @@ func (b *Bus) Get(ctx context.Context, sequence uint64) (*Stored, error) {
 	return &Stored{Sequence: m.Sequence, Time: m.Time, Subject: m.Subject, Header: m.Header, Data: m.Data}, nil
 }
 
+// Extent is what the log holds.
+type Extent struct {
+	First, Last uint64    // sequences; Last is 0 if it never held an event, and First above Last if it holds none now
+	LastTime    time.Time // when it took the newest
+	Made        time.Time // when it was made: in one made anew the sequences mean other events
+}
+
+// Extent is what the log holds now.
+func (b *Bus) Extent(ctx context.Context) (Extent, error) {
+	info, err := b.nex.Info(ctx)
+	if err != nil {
+		return Extent{}, fmt.Errorf("extent of the log: %w", err)
+	}
+	s := info.State
+	return Extent{First: s.FirstSeq, Last: s.LastSeq, LastTime: s.LastTime, Made: info.Created}, nil
+}
+
 // LastSequence is the sequence of the log's newest event, 0 if it never held one.
 func (b *Bus) LastSequence(ctx context.Context) (uint64, error) {
 	info, err := b.nex.Info(ctx)

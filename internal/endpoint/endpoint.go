@@ -62,6 +62,9 @@ type Endpoint struct {
 	// Since is the end of the log when the endpoint was made: it gets nothing up to there, whoever had its id before. 0 = not
 	// known.
 	Since uint64
+	// SinceTime is when the log had taken the event at Since, by the clock of NATS. In a log that was made anew the sequences up
+	// to Since mean other events, which came later. Zero = not known.
+	SinceTime time.Time
 	// Revision counts the changes of the endpoint's record in the bucket; 0 for one that stands only in the config file.
 	Revision uint64
 }
@@ -124,6 +127,11 @@ func (e *Endpoint) Rotate(fresh []webhook.Secret, now, until time.Time) {
 type Disabled struct {
 	Reason string    `json:"reason"`
 	At     time.Time `json:"at"`
+}
+
+// MadeAfter tells whether the endpoint was made after an event that the log stored at a time.
+func (e *Endpoint) MadeAfter(sequence uint64, stored time.Time) bool {
+	return sequence <= e.Since && (e.SinceTime.IsZero() || !stored.After(e.SinceTime))
 }
 
 // Active tells whether events go to the endpoint now.

@@ -43,6 +43,8 @@ type State struct {
 	Disabled *Disabled `json:"disabled,omitempty"`
 	// Position is the endpoint's place in the log while it is not active: what is stored behind it is left there. 0 = none.
 	Position uint64 `json:"position,omitempty"`
+	// PositionLog is when the log was made of which Position is; zero = not known.
+	PositionLog time.Time `json:"position_log,omitzero"`
 	// Resume is how to go on from Position; empty means what the endpoint says.
 	Resume Mode `json:"resume,omitempty"`
 	// ResumeAt is the end of the log when it was asked for: with [ModeSkip] what is stored later is delivered. 0 = not known.

@@ -27,10 +27,6 @@ func (f *Fanout) attemptDelivery(l *lane, d *delivery) (weight int) {
 		f.backlog(d)
 		return weight
 	}
-	if d.sequence <= e.Since { // it was for another endpoint with this id
-		d.held.settle()
-		return weight
-	}
 	if d.event == nil {
 		if err := f.load(d); err != nil {
 			f.unreadable(d, err)
@@ -47,6 +43,10 @@ func (f *Fanout) attemptDelivery(l *lane, d *delivery) (weight int) {
 			d.held.settle()
 			return weight
 		}
+	}
+	if e.MadeAfter(d.sequence, d.event.stored) { // it was for another endpoint with this id
+		d.held.settle()
+		return weight
 	}
 	result, decision := f.attempt(l, e, d)
 	f.settle(l, d, began, result, decision)

@@ -328,7 +328,7 @@ func (f *Fanout) handleEvent(ctx context.Context, m jetstream.Msg) {
 		_ = m.Term() // nothing that the relay put there
 		return
 	}
-	active, asleep, unprepared := f.match(workspace, eventType, meta.Sequence.Stream, m.Data())
+	active, asleep, unprepared := f.match(workspace, eventType, meta.Sequence.Stream, meta.Timestamp, m.Data())
 	if err := f.prepare(ctx, unprepared); err != nil {
 		_ = m.NakWithDelay(time.Second)
 		return
@@ -357,13 +357,13 @@ func (f *Fanout) handleEvent(ctx context.Context, m jetstream.Msg) {
 
 // match is who wants an event: the endpoints that are to get it, and those that are not active but keep their place. Ordered
 // ones have a way of their own, unprepared those that may not have it yet. One that was made after the event gets it not.
-func (f *Fanout) match(workspace, eventType string, sequence uint64, data []byte) (active, asleep, unprepared []*endpoint.Endpoint) {
+func (f *Fanout) match(workspace, eventType string, sequence uint64, stored time.Time, data []byte) (active, asleep, unprepared []*endpoint.Endpoint) {
 	snapshot, view := f.cfg.Endpoints.Snapshot(), endpoint.NewView(workspace, data)
 	other := func(e *endpoint.Endpoint) bool {
 		if e.Ordered && !e.State.InOrder {
 			unprepared = append(unprepared, e)
 		}
-		return e.Ordered || sequence <= e.Since
+		return e.Ordered || e.MadeAfter(sequence, stored)
 	}
 	active = slices.DeleteFunc(snapshot.Match(nil, workspace, eventType, view, f.filterFailed), other)
 	asleep = slices.DeleteFunc(snapshot.MatchInactive(nil, workspace, eventType, view, f.filterFailed), other)

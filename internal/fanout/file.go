@@ -27,11 +27,15 @@ func (f *Fanout) ApplyFile(ctx context.Context, list []*endpoint.Endpoint) error
 	if err != nil {
 		return err
 	}
+	log, err := f.cfg.Bus.Extent(ctx)
+	if err != nil {
+		return err
+	}
 	f.cfg.Endpoints.SetConfig(list)
 	for _, id := range gone {
 		_, err := f.cfg.Endpoints.UpdateState(ctx, id, func(s *endpoint.State) bool {
 			if s.Position == 0 {
-				s.Position, s.FailingSince = max(floor, 1), nil
+				s.Position, s.PositionLog, s.FailingSince = max(floor, 1), log.Made, nil
 				if floor == 0 && !s.InOrder { // there is no place before the first event
 					s.Spans = append(s.Spans, endpoint.Span{ID: rand.Text()[:12], From: 1, To: 1, Mode: endpoint.ModeAll})
 				}

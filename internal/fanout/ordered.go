@@ -66,6 +66,11 @@ func (f *Fanout) orderedConsumer(ctx context.Context, e *endpoint.Endpoint) (jet
 		switch {
 		case serr == nil:
 			want.OptStartSeq = shared.CachedInfo().AckFloor.Stream + 1
+			if lost, lerr := f.orderLost(ctx, e); lerr != nil {
+				return nil, lerr
+			} else if lost {
+				want.OptStartSeq = 1
+			}
 		case !errors.Is(serr, jetstream.ErrConsumerNotFound):
 			return nil, fmt.Errorf("consumer for its order: %w", serr)
 		}
@@ -90,6 +95,19 @@ func (f *Fanout) orderedConsumer(ctx context.Context, e *endpoint.Endpoint) (jet
 		return nil, fmt.Errorf("consumer for its order: %w", err)
 	}
 	return c, nil
+}
+
+// orderLost tells whether an endpoint's consumer went with a log that is no more: what the new one holds is all still to come.
+func (f *Fanout) orderLost(ctx context.Context, e *endpoint.Endpoint) (bool, error) {
+	mark, err := f.orderMark(ctx, e.ID)
+	if err != nil || mark.Sequence == 0 {
+		return false, err
+	}
+	log, err := f.cfg.Bus.Extent(ctx)
+	if err != nil {
+		return false, err
+	}
+	return mark.Stored.Before(log.Made), nil
 }
 
 // restartOrdered has an endpoint go on with a sequence.
@@ -301,7 +319,7 @@ func (f *Fanout) handleOrdered(ctx context.Context, id string, m jetstream.Msg) 
 		_ = m.Ack()
 		return
 	}
-	if msg.sequence <= e.Since || !f.wants(e, msg.workspace, msg.eventType, msg.data) {
+	if e.MadeAfter(msg.sequence, msg.stored) || !f.wants(e, msg.workspace, msg.eventType, msg.data) {
 		_ = m.Ack()
 		return
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 
+	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/endpoint"
 	"github.com/nex-crm/relay/internal/event"
 )
@@ -174,7 +175,7 @@ func (f *Fanout) wakeLane(e *endpoint.Endpoint) {
 
 // takePlace notes where an endpoint that has become inactive stands.
 func (f *Fanout) takePlace(ctx context.Context, e *endpoint.Endpoint) error {
-	last, err := f.cfg.Bus.LastSequence(ctx)
+	log, err := f.cfg.Bus.Extent(ctx)
 	if err != nil {
 		return err
 	}
@@ -182,7 +183,7 @@ func (f *Fanout) takePlace(ctx context.Context, e *endpoint.Endpoint) error {
 		if s.Position != 0 {
 			return false
 		}
-		s.Position, s.FailingSince = max(last, 1), nil // the time while it is not tried counts for nothing
+		s.Position, s.PositionLog, s.FailingSince = max(log.Last, 1), log.Made, nil // the time while it is not tried counts for nothing
 		return true
 	})
 	return err
@@ -194,16 +195,17 @@ func askedToGoOn(s *endpoint.State) bool { return s.Resume != "" || s.ResumeAt !
 // goOn gives the place of an endpoint up that has become active again, and notes what it still has to get from there. One that
 // went on before anybody had noted its place has everything in its backlog: that is treated as its owner wishes, too.
 func (f *Fanout) goOn(ctx context.Context, e *endpoint.Endpoint) error {
-	mode := resumeMode(e)
-	if mode == endpoint.ModeSkip {
-		if err := f.skip(ctx, e); err != nil {
-			return err
-		}
+	log, err := f.cfg.Bus.Extent(ctx)
+	if err != nil {
+		return err
 	}
 	end := e.State.ResumeAt
-	if end == 0 {
-		var err error
-		if end, err = f.cfg.Bus.LastSequence(ctx); err != nil {
+	if end == 0 || end > log.Last { // not known, or of a log that is no more
+		end = log.Last
+	}
+	mode := resumeMode(e)
+	if mode == endpoint.ModeSkip {
+		if err := f.skip(ctx, e, end); err != nil {
 			return err
 		}
 	}
@@ -212,7 +214,7 @@ func (f *Fanout) goOn(ctx context.Context, e *endpoint.Endpoint) error {
 		if s.Position == 0 && !askedToGoOn(s) || !f.active(e.ID) {
 			return false // another replica was faster, or it is no longer to go on
 		}
-		span := endpoint.Span{ID: rand.Text()[:12], From: s.Position + 1, Mode: mode}
+		span := endpoint.Span{ID: rand.Text()[:12], From: goesOnAt(s, log), Mode: mode}
 		if s.Position == 0 { // nothing of the log, but what waits is put into another order
 			span.To = max(end, 1)
 			span.From = span.To + 1
@@ -224,7 +226,7 @@ func (f *Fanout) goOn(ctx context.Context, e *endpoint.Endpoint) error {
 		if mode == endpoint.ModeSkip {
 			s.Spans = nil
 		}
-		s.Position, s.Resume, s.ResumeAt = 0, "", 0
+		s.Position, s.PositionLog, s.Resume, s.ResumeAt = 0, time.Time{}, "", 0
 		return true
 	})
 	if err == nil && changed {
@@ -232,6 +234,14 @@ func (f *Fanout) goOn(ctx context.Context, e *endpoint.Endpoint) error {
 		f.tell(event.EndpointResumed, e.ID, map[string]any{"endpoint": e.ID, "resume": mode, "from": from})
 	}
 	return err
+}
+
+// goesOnAt is where the log goes on behind an endpoint's place: at its beginning, where the place is one in a log that is no more.
+func goesOnAt(s *endpoint.State, log bus.Extent) uint64 {
+	if s.Position > max(log.Last, 1) || !s.PositionLog.IsZero() && !s.PositionLog.Equal(log.Made) {
+		return 1
+	}
+	return s.Position + 1
 }
 
 // closeSpans notes where spans end whose place was given up.
@@ -267,16 +277,9 @@ func resumeMode(e *endpoint.Endpoint) endpoint.Mode {
 	return mode
 }
 
-// skip removes what waits for an endpoint, as far as it was stored in the log before the endpoint was to skip it. While the
-// endpoint has a place its backlog is not brought back, so that nobody else reads it meanwhile.
-func (f *Fanout) skip(ctx context.Context, e *endpoint.Endpoint) error {
-	at := e.State.ResumeAt
-	if at == 0 {
-		var err error
-		if at, err = f.cfg.Bus.LastSequence(ctx); err != nil {
-			return err
-		}
-	}
+// skip removes what waits for an endpoint of the events up to a sequence. While the endpoint has a place its backlog is not brought
+// back, so that nobody else reads it meanwhile.
+func (f *Fanout) skip(ctx context.Context, e *endpoint.Endpoint, at uint64) error {
 	if e.Ordered {
 		if run := f.ordered[e.ID]; run != nil { // it would find no consumer, and make one
 			run.stop()
@@ -288,8 +291,11 @@ func (f *Fanout) skip(ctx context.Context, e *endpoint.Endpoint) error {
 	return c.skipTo(ctx, at)
 }
 
-// EndOfLog is the sequence of the newest event: where an endpoint that skips what came before begins.
-func (f *Fanout) EndOfLog(ctx context.Context) (uint64, error) { return f.cfg.Bus.LastSequence(ctx) }
+// EndOfLog is the sequence of the newest event, and when the log took it: where an endpoint that skips what came before begins.
+func (f *Fanout) EndOfLog(ctx context.Context) (sequence uint64, stored time.Time, err error) {
+	log, err := f.cfg.Bus.Extent(ctx)
+	return log.Last, log.LastTime, err
+}
 
 // tell publishes an operational event about an endpoint in the background, trying until it is stored or the relay stops.
 func (f *Fanout) tell(eventType, id string, data any) {
