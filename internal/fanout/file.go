@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -31,23 +33,39 @@ func (f *Fanout) ApplyFile(ctx context.Context, list []*endpoint.Endpoint) error
 	if err != nil {
 		return err
 	}
+	// Noted before they are taken away: from then on events are acknowledged without them.
+	leaving, err := f.cfg.Endpoints.NoteLeaving(ctx, gone, endpoint.Place{Sequence: floor, Log: log.Made})
+	if err != nil {
+		return err
+	}
 	f.cfg.Endpoints.SetConfig(list)
-	for _, id := range gone {
-		_, err := f.cfg.Endpoints.UpdateState(ctx, id, func(s *endpoint.State) bool {
-			if s.Position == 0 {
-				s.Position, s.PositionLog, s.FailingSince = max(floor, 1), log.Made, nil
-				if floor == 0 && !s.InOrder { // there is no place before the first event
-					s.Spans = append(s.Spans, endpoint.Span{ID: rand.Text()[:12], From: 1, To: 1, Mode: endpoint.ModeAll})
-				}
-			}
-			return true // written in any case: whoever is giving the place up looks again
-		})
-		if err != nil {
+	for _, id := range slices.Sorted(maps.Keys(leaving)) {
+		if err := f.leaveFile(ctx, id, leaving[id]); err != nil {
 			return err
 		}
 		f.log.Info("endpoint is no longer in the file: it keeps its place in the log", "endpoint", id)
 	}
-	return nil
+	if len(leaving) == 0 {
+		return nil
+	}
+	return f.cfg.Endpoints.Left(ctx, leaving)
+}
+
+// leaveFile gives an endpoint its place. It may have been put back since, where this was interrupted: then it goes on from there.
+func (f *Fanout) leaveFile(ctx context.Context, id string, at endpoint.Place) error {
+	if e := f.cfg.Endpoints.Snapshot().Get(id); e != nil && e.Source == endpoint.SourceAPI {
+		return nil // another, made under its id since
+	}
+	_, err := f.cfg.Endpoints.UpdateState(ctx, id, func(s *endpoint.State) bool {
+		if s.Position == 0 {
+			s.Position, s.PositionLog, s.FailingSince = max(at.Sequence, 1), at.Log, nil
+			if at.Sequence == 0 && !s.InOrder { // there is no place before the first event
+				s.Spans = append(s.Spans, endpoint.Span{ID: rand.Text()[:12], From: 1, To: 1, Mode: endpoint.ModeAll})
+			}
+		}
+		return true // written in any case: whoever is giving the place up looks again
+	})
+	return err
 }
 
 // ackFloor is the sequence up to which the log has been delivered or stored for later.

@@ -1,6 +1,7 @@
 package fanout_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -283,4 +284,50 @@ func TestOutOfTheFileUnderFlow(t *testing.T) {
 	}
 	b.file(e())
 	r.hasAll(t, ids, 0)
+}
+
+// A relay that is killed, or has no NATS, while it notes who is no longer in the file goes on from what it had noted before.
+func TestOutOfTheFileInterrupted(t *testing.T) {
+	t.Parallel()
+	for _, back := range []bool{false, true} {
+		t.Run(fmt.Sprintf("back=%t", back), func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, quick)
+			r, other := newReceiver(t, nil), newReceiver(t, nil)
+			list := func() (list []*endpoint.Endpoint) {
+				for i := range 100 {
+					list = append(list, &endpoint.Endpoint{ID: fmt.Sprintf("a%02d", i), URL: other.URL, Workspaces: []string{"beta"}})
+				}
+				return append(list, &endpoint.Endpoint{ID: "crm", URL: r.URL})
+			}
+			b.file(list()...)
+			b.publish("before", 3)
+			r.await(t, 3)
+			b.read()
+			ctx, kill := context.WithCancel(t.Context())
+			go func() {
+				defer kill()
+				for ctx.Err() == nil {
+					changes := b.registry.Changes()
+					if b.registry.Snapshot().Get("crm") == nil {
+						return
+					}
+					<-changes
+				}
+			}()
+			if err := b.relay.ApplyFile(ctx, nil); err == nil {
+				t.Fatal("it was not interrupted")
+			}
+			if e := b.registry.Snapshot().Get("crm"); e != nil {
+				t.Fatal("it was interrupted too early")
+			}
+			ids := b.publish("while", 3)
+			b.read()
+			if !back {
+				b.file()
+			}
+			b.file(list()...)
+			r.hasAll(t, ids, 3)
+		})
+	}
 }
