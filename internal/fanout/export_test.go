@@ -1,5 +1,11 @@
 package fanout
 
+import (
+	"context"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
 // LaneBytes is the weight of the lane that holds most.
 func (f *Fanout) LaneBytes() (most int) {
 	f.mu.Lock()
@@ -29,3 +35,6 @@ func WithMaxHeld(cfg Config, n int64) Config {
 	cfg.maxHeld = n
 	return cfg
 }
+
+// HandleEvent is the step that reading the log repeats.
+func (f *Fanout) HandleEvent(ctx context.Context, m jetstream.Msg) { f.handleEvent(ctx, m) }

@@ -120,8 +120,7 @@ type Fanout struct {
 	leave     chan struct{}
 	scan      chan struct{} // has a value when the backlogs are to be looked at
 
-	marks    sync.Map // orderMark by endpoint: how far the ordered ones have come, as this process knows
-	prepared sync.Map // ordered endpoints by id that have a consumer, before that is noted in their state
+	marks sync.Map // orderMark by endpoint: how far the ordered ones have come, as this process knows
 
 	ordered map[string]*orderedRun // of the one goroutine that follows the endpoints
 
@@ -370,17 +369,13 @@ func (f *Fanout) match(workspace, eventType string, sequence uint64, stored time
 	return active, asleep, unprepared
 }
 
-// prepare makes the consumers of ordered endpoints before an event for them is acknowledged: a new one begins behind the
-// acknowledged.
+// prepare begins the order of endpoints before an event for them is acknowledged: a new consumer begins behind the acknowledged,
+// and one that nobody has noted is not looked at again if the order is switched off soon.
 func (f *Fanout) prepare(ctx context.Context, list []*endpoint.Endpoint) error {
 	for _, e := range list {
-		if _, done := f.prepared.Load(e.ID); done {
-			continue
-		}
-		if err := f.PrepareOrdered(ctx, e); err != nil {
+		if err := f.beginOrder(ctx, e); err != nil {
 			return err
 		}
-		f.prepared.Store(e.ID, struct{}{})
 	}
 	return nil
 }

@@ -169,7 +169,6 @@ func (f *Fanout) beginOrder(ctx context.Context, e *endpoint.Endpoint) error {
 		s.InOrder = true
 		return changed
 	})
-	f.prepared.Delete(e.ID) // the state says it from here on
 	return err
 }
 

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/endpoint"
 	"github.com/nex-crm/relay/internal/fanout"
@@ -103,6 +105,37 @@ func TestOrderIsSwitchedOnOverARestart(t *testing.T) {
 	if got := r.all(); !slices.Equal(got[2:], ids[2:]) {
 		t.Errorf("not in order: %v", got)
 	}
+}
+
+// What is read while an endpoint is ordered comes, also if it no longer is before anybody who follows the endpoints has looked.
+func TestOrderedForAMoment(t *testing.T) {
+	t.Parallel()
+	b := setup(t, quick)
+	r := newReceiver(t, nil)
+	b.endpoints(&endpoint.Endpoint{ID: "crm", URL: r.URL})
+	ids := b.publish("a", 2)
+	r.await(t, 2)
+	b.read()
+	b.stop()
+	b.endpoints(&endpoint.Endpoint{ID: "crm", URL: r.URL, Ordered: true})
+	ids = append(ids, b.publish("b", 3)...)
+	f, closeF := b.fanout(nil) // it follows nothing
+	t.Cleanup(closeF)
+	c, err := b.bus.JetStream().Consumer(t.Context(), bus.StreamNex, bus.ConsumerFanout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		m, err := c.Next(jetstream.FetchMaxWait(patience))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.HandleEvent(t.Context(), m)
+	}
+	b.endpoints(&endpoint.Endpoint{ID: "crm", URL: r.URL})
+	b.read()
+	b.start()
+	r.hasAll(t, append(ids, b.publish("c", 3)...), 0)
 }
 
 func TestNewOrderedEndpointBeginsAtTheEnd(t *testing.T) {
