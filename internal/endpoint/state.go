@@ -53,6 +53,8 @@ type State struct {
 	Spans []Span `json:"spans,omitempty"`
 	// FailingSince is when a run of failures began that no success has ended.
 	FailingSince *time.Time `json:"failing_since,omitempty"`
+	// FailedAt is about when it failed last, of use only with FailingSince: while no relay runs nothing fails.
+	FailedAt time.Time `json:"failed_at,omitzero"`
 	// Granted is the receiver's consent, where it was asked for.
 	Granted *Granted `json:"granted,omitempty"`
 	// InOrder says that the endpoint has a consumer of its own, whatever its settings say by now.

@@ -105,6 +105,7 @@ type Fanout struct {
 	crowd     crowd
 	shelf     *shelf
 	name      string // of this process, among those that work on spans
+	began     time.Time
 
 	mu       sync.Mutex
 	lanes    map[string]*lane
@@ -160,6 +161,7 @@ func New(cfg Config) (*Fanout, error) {
 		shelf:      newShelf(),
 		reread:     newReread(),
 		name:       rand.Text()[:12],
+		began:      time.Now(),
 		leave:      make(chan struct{}, 1),
 		ordered:    map[string]*orderedRun{},
 		filterSaid: map[string]FilterError{},

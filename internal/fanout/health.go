@@ -32,6 +32,7 @@ func (f *Fanout) health(e *endpoint.Endpoint, d *delivery, result webhook.Result
 	case since == nil && !c.putOff.IsZero() && now.Sub(c.putOff) >= f.putOffTime():
 		f.log.Warn("endpoint does nothing but put off: that counts as failing", "endpoint", e.ID, "since", c.putOff)
 		f.onlyFails(e, d, result, c.putOff)
+	case since != nil && f.cfg.DisableAfter > 0 && f.noteStillFails(e, now):
 	case since != nil && f.cfg.DisableAfter > 0 && now.Sub(*since) >= f.cfg.DisableAfter:
 		f.disable(e.ID, "it did nothing but fail for "+f.cfg.DisableAfter.String(), "failing", nil, nil, map[string]any{
 			"since": since.UTC(), "outcome": result.Outcome, "status": result.StatusCode,
@@ -76,6 +77,9 @@ func (f *Fanout) noteFailing(id string, since *time.Time, tell func() error) {
 				return false
 			}
 			s.FailingSince = since
+			if s.FailedAt = (time.Time{}); since != nil {
+				s.FailedAt = time.Now()
+			}
 			return true
 		})
 		if ours = ours || changed; err == nil && ours && tell != nil {
@@ -83,6 +87,36 @@ func (f *Fanout) noteFailing(id string, since *time.Time, tell func() error) {
 		}
 		return err
 	})
+}
+
+// noteStillFails remembers from time to time that an endpoint that only fails still does. It answers true while it is not
+// known yet how long it has been tried: the time from its last failure to the begin of this process is none, perhaps no relay ran.
+func (f *Fanout) noteStillFails(e *endpoint.Endpoint, now time.Time) bool {
+	due := func(s *endpoint.State) bool {
+		return s.FailingSince != nil && (s.FailedAt.Before(f.began) || now.Sub(s.FailedAt) >= min(time.Hour, f.cfg.DisableAfter/10))
+	}
+	if !due(&e.State) {
+		return false
+	}
+	f.write(nil, "note health of endpoint", func() error {
+		_, err := f.cfg.Endpoints.UpdateState(f.storeCtx, e.ID, func(s *endpoint.State) bool {
+			if !due(s) {
+				return false
+			}
+			last := s.FailedAt
+			if last.Before(*s.FailingSince) {
+				last = *s.FailingSince
+			}
+			if off := f.began.Sub(last); off > 0 {
+				since := s.FailingSince.Add(off)
+				s.FailingSince = &since
+			}
+			s.FailedAt = now
+			return true
+		})
+		return err
+	})
+	return e.State.FailedAt.Before(f.began)
 }
 
 // filterFailed makes a filter that fails on an event seen: once for as long as it fails.

@@ -161,6 +161,34 @@ func TestDisabledWhenItOnlyFails(t *testing.T) {
 	}
 }
 
+// The time while no relay ran is no time of failing.
+func TestNotDisabledForTheTimeWithoutARelay(t *testing.T) {
+	t.Parallel()
+	b := setup(t, stubborn)
+	b.stop()
+	const days = 24 * time.Hour
+	b.disableAfter = 5 * days
+	since, stopped := time.Now().Add(-10*days), time.Now().Add(-9*days)
+	r, _ := failing(t)
+	b.endpoints(&endpoint.Endpoint{ID: "crm", URL: r.URL})
+	if _, err := b.registry.UpdateState(t.Context(), "crm", func(s *endpoint.State) bool {
+		s.FailingSince, s.FailedAt = &since, stopped
+		return true
+	}); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	b.publish("x", 3)
+	r.await(t, 9)
+	e := b.registry.Snapshot().Get("crm")
+	if e.Disabled != nil {
+		t.Fatalf("disabled: %+v", e.Disabled)
+	}
+	if failed := time.Since(*e.State.FailingSince).Round(time.Hour); failed != 1*days {
+		t.Errorf("it has been tried for %v, was before the stop for a day", failed)
+	}
+}
+
 // A receiver that fails and says each time when to come again only fails all the same.
 func TestDisabledWhenItOnlyPutsOff(t *testing.T) {
 	t.Parallel()
