@@ -127,6 +127,38 @@ func TestPausedLosesNothing(t *testing.T) {
 	}
 }
 
+// What has left the log by the time that an endpoint goes on is named.
+func TestPausedForTooLong(t *testing.T) {
+	t.Parallel()
+	b := setup(t, quick)
+	r := newReceiver(t, nil)
+	b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL})
+	b.publish("before", 3)
+	r.await(t, 3)
+	b.enable("crm", false, "")
+	eventually(t, "the place is noted", func() bool { return b.registry.Snapshot().Get("crm").State.Position == 3 })
+	ids := b.publish("while", 10)
+	b.read()
+	s, err := b.bus.JetStream().Stream(t.Context(), bus.StreamNex)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Purge(t.Context(), jetstream.WithPurgeSequence(9)); err != nil {
+		t.Fatal(err)
+	}
+	b.enable("crm", true, "")
+	r.hasAll(t, ids[5:], 3)
+	var e struct {
+		Data struct{ Missed struct{ From, To uint64 } }
+	}
+	if err := json.Unmarshal(b.reader(bus.StreamNex, "nex._.relay.endpoint.resumed")().Data(), &e); err != nil {
+		t.Fatal(err)
+	}
+	if m := e.Data.Missed; m.From != 4 || m.To != 8 {
+		t.Errorf("missed %+v", m)
+	}
+}
+
 // Events that come in the very moment of pausing and going on are neither lost nor, but for those moments, repeated.
 func TestPausingUnderFlow(t *testing.T) {
 	t.Parallel()

@@ -209,7 +209,7 @@ func (f *Fanout) goOn(ctx context.Context, e *endpoint.Endpoint) error {
 			return err
 		}
 	}
-	from := uint64(0)
+	from, placed := uint64(0), false
 	changed, err := f.cfg.Endpoints.UpdateState(ctx, e.ID, func(s *endpoint.State) bool {
 		if s.Position == 0 && !askedToGoOn(s) || !f.active(e.ID) {
 			return false // another replica was faster, or it is no longer to go on
@@ -219,7 +219,7 @@ func (f *Fanout) goOn(ctx context.Context, e *endpoint.Endpoint) error {
 			span.To = max(end, 1)
 			span.From = span.To + 1
 		}
-		from = span.From
+		from, placed = span.From, s.Position != 0
 		if !e.Ordered && mode != endpoint.ModeSkip && (s.Position != 0 || mode != endpoint.ModeAll) {
 			s.Spans = append(s.Spans, span)
 		}
@@ -231,7 +231,13 @@ func (f *Fanout) goOn(ctx context.Context, e *endpoint.Endpoint) error {
 	})
 	if err == nil && changed {
 		f.log.Info("endpoint goes on", "endpoint", e.ID, "from", from, "resume", mode)
-		f.tell(event.EndpointResumed, e.ID, map[string]any{"endpoint": e.ID, "resume": mode, "from": from})
+		data := map[string]any{"endpoint": e.ID, "resume": mode, "from": from}
+		if placed && mode != endpoint.ModeSkip && from < log.First {
+			f.log.Warn("events have left the log that an endpoint was still to get; keep stream.max_age and max_bytes above the longest pause",
+				"endpoint", e.ID, "from", from, "to", log.First-1)
+			data["missed"] = map[string]uint64{"from": from, "to": log.First - 1}
+		}
+		f.tell(event.EndpointResumed, e.ID, data)
 	}
 	return err
 }
