@@ -242,7 +242,8 @@ func (f *Fanout) judgeStranger(ctx context.Context, id string, now time.Time) {
 		f.strangers[id] = now
 		f.log.Info("deliveries wait for an endpoint that is not known: they are kept for a while", "endpoint", id, "for", strangerTime)
 	case now.Sub(since) >= strangerTime:
-		if err := f.Forget(ctx, id); err == nil {
+		// Not what else is kept of it: an ordered endpoint that is out of the file has its place in its consumer.
+		if err := f.cfg.Bus.PurgeRetry(ctx, id, 0); err == nil {
 			delete(f.strangers, id)
 			f.log.Info("what waited for an endpoint that is gone was removed", "endpoint", id)
 		}

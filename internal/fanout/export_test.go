@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -38,3 +39,8 @@ func WithMaxHeld(cfg Config, n int64) Config {
 
 // HandleEvent is the step that reading the log repeats.
 func (f *Fanout) HandleEvent(ctx context.Context, m jetstream.Msg) { f.handleEvent(ctx, m) }
+
+// JudgeStranger is a step of looking at the backlogs, at a time.
+func (f *Fanout) JudgeStranger(ctx context.Context, id string, now time.Time) {
+	f.judgeStranger(ctx, id, now)
+}

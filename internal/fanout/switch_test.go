@@ -364,3 +364,25 @@ func TestOutOfTheFileInterrupted(t *testing.T) {
 		})
 	}
 }
+
+// An ordered endpoint that is out of the file for more than a day keeps its place, whatever else waits for it.
+func TestOrderedOutOfTheFileForLong(t *testing.T) {
+	t.Parallel()
+	b := setup(t, quick)
+	r := newReceiver(t, nil)
+	e := func() *endpoint.Endpoint { return &endpoint.Endpoint{ID: "crm", URL: r.URL, Ordered: true} }
+	b.file(e())
+	b.publish("before", 3)
+	r.await(t, 3)
+	b.read()
+	b.file()
+	ids := b.publish("while", 3)
+	b.read()
+	f, closeF := b.fanout(nil)
+	t.Cleanup(closeF)
+	for _, at := range []time.Duration{0, 25 * time.Hour} {
+		f.JudgeStranger(t.Context(), "crm", time.Now().Add(at))
+	}
+	b.file(e())
+	r.hasAll(t, ids, 3)
+}
