@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"slices"
+	"time"
 
 	"github.com/expr-lang/expr/vm"
 )
@@ -176,6 +177,8 @@ type matching struct {
 	audiences []*audience
 	view      *View
 	failed    func(*Endpoint, error)
+	later     func(*Endpoint)
+	spent     time.Duration // on filters, what was beyond quick of each
 	dst       []*Endpoint
 
 	values []pathValue // of snapshot.paths
@@ -195,6 +198,7 @@ type pathValue struct {
 
 type result struct {
 	match bool
+	later bool
 	err   error
 }
 
@@ -260,18 +264,28 @@ func (m *matching) decide(g *group) {
 		m.fail(g, g.err)
 		return
 	}
+	decided := g.filter.exact
 	for i := range g.filter.conditions {
 		value, ok := m.value(g.paths[i])
-		if !ok || !g.filter.conditions[i].holds(value) {
+		if !ok {
+			return
+		}
+		if text, isText := value.(string); isText && len(text) > shortText && g.filter.conditions[i].searches() {
+			decided = false // searching it is part of the evaluation, for which there is a limit
+			continue
+		}
+		if !g.filter.conditions[i].holds(value) {
 			return
 		}
 	}
-	if g.filter.exact {
+	if decided {
 		m.takeGroup(g)
 		return
 	}
 	r := m.evaluate(g.filter)
 	switch {
+	case r.later:
+		m.putOff(g)
 	case r.err != nil:
 		m.fail(g, r.err)
 	case r.match:
@@ -286,8 +300,21 @@ func (m *matching) evaluate(f *Filter) (r result) {
 		}
 		defer func() { m.results[f] = r }()
 	}
-	r.match, r.err = f.run(&m.machine, m.view)
+	if m.later != nil && f.isLate(m.view, m.spent) {
+		return result{later: true}
+	}
+	var took time.Duration
+	r.match, took, r.err = f.run(&m.machine, m.view)
+	m.spent += max(took-quick, 0)
 	return r
+}
+
+func (m *matching) putOff(g *group) {
+	for _, member := range g.members {
+		if m.first(member) {
+			m.later(m.snapshot.order[member])
+		}
+	}
 }
 
 // value is what a path leads to in the event, found once for all filters.
@@ -350,7 +377,7 @@ func (m *matching) reset() {
 	m.asked = m.asked[:0]
 	clear(m.audiences)
 	m.audiences = m.audiences[:0]
-	m.view, m.failed, m.dst = nil, nil, nil
+	m.view, m.failed, m.later, m.dst = nil, nil, nil, nil
 	clear(m.results)
 	clear(m.machine.Stack[:cap(m.machine.Stack)])
 }

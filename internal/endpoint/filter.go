@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 	"unicode/utf8"
 
 	"github.com/expr-lang/expr"
@@ -57,6 +58,8 @@ type Filter struct {
 	source  string
 	program *vm.Program
 	regexp  bool
+	weight  weight
+	known   experience
 	// conditions must all hold for the filter to hold; exact tells that they are the whole filter.
 	conditions []condition
 	exact      bool
@@ -102,7 +105,7 @@ func CompileFilter(source string) (f *Filter, err error) {
 	if err := checkSums(source, program.Node()); err != nil {
 		return nil, err
 	}
-	f = &Filter{source: source, program: program, regexp: c.regexp > 0}
+	f = &Filter{source: source, program: program, regexp: c.regexp > 0, weight: c.weight()}
 	f.conditions, f.exact = conditionsOf(tree.Node)
 	return f, nil
 }
@@ -120,19 +123,29 @@ func (f *Filter) Match(view *View) (bool, error) {
 	}
 	m := machines.Get().(*vm.VM)
 	defer machines.Put(m)
-	return f.run(m, view)
+	match, _, err := f.run(m, view)
+	return match, err
 }
 
-// run needs a decoded view.
-func (f *Filter) run(m *vm.VM, view *View) (bool, error) {
+// run needs a decoded view. took is not measured, but 0, where it is [quick] at worst.
+func (f *Filter) run(m *vm.VM, view *View) (match bool, took time.Duration, err error) {
 	if f.regexp && len(view.data) > maxRegexpEvent {
-		return false, fmt.Errorf("the event has %d bytes: a filter with a regular expression looks at %d at most", len(view.data), maxRegexpEvent)
+		return false, 0, fmt.Errorf("the event has %d bytes: a filter with a regular expression looks at %d at most", len(view.data), maxRegexpEvent)
+	}
+	worst := f.weight.of(view)
+	var start time.Time
+	if worst > quick {
+		start = time.Now()
 	}
 	out, err := m.Run(f.program, &view.env)
-	if err != nil {
-		return false, filterError(err)
+	if worst > quick {
+		took = min(time.Since(start), worst) // what is beyond that was somebody else's turn of the processor
+		f.known.learn(len(view.data), took)
 	}
-	return out == true, nil // anything but a truth value is an error of the machine's; nil is false
+	if err != nil {
+		return false, took, filterError(err)
+	}
+	return out == true, took, nil // anything but a truth value is an error of the machine's; nil is false
 }
 
 // filterError takes the position out of the library's errors and leaves its picture of the source away.
@@ -177,6 +190,9 @@ type checker struct {
 	source       string
 	nodes, scans int
 	regexp       int // instructions
+	searches     int // in texts
+	copies       int // of texts
+	looped       int // nodes inside loops
 	err          *FilterError
 }
 
@@ -215,6 +231,9 @@ func (c *checker) check(n ast.Node, inLoop bool) {
 	if c.nodes++; c.nodes > maxNodes {
 		c.fail(n, "has more than %d operations and operands", maxNodes)
 		return
+	}
+	if inLoop {
+		c.looped++
 	}
 	switch n := n.(type) {
 	case *ast.NilNode, *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.StringNode:
@@ -315,6 +334,8 @@ func (c *checker) binary(n *ast.BinaryNode, inLoop bool) {
 	switch n.Operator {
 	case "matches":
 		c.pattern(n)
+	case "contains", "startsWith", "endsWith":
+		c.searches++
 	case "..":
 		c.fail(n, "a range is not allowed in a filter: compare with >= and <=")
 	case "==", "!=", "in", "not in":
@@ -372,6 +393,9 @@ func (c *checker) call(n *ast.BuiltinNode, inLoop bool) {
 		c.fail(n, "%s is not allowed inside a loop", n.Name)
 	case loop || slices.Contains(scanning, n.Name):
 		c.scan(n)
+	}
+	if !loop && slices.Contains(scanning, n.Name) {
+		c.copies++
 	}
 	for _, a := range n.Arguments {
 		if p, ok := a.(*ast.PredicateNode); ok {

@@ -78,6 +78,9 @@ func (c *condition) holds(value any) bool {
 	}
 }
 
+// searches tells whether the condition looks for a text in another.
+func (c *condition) searches() bool { return c.op == "contains" }
+
 // equal compares a JSON value with a literal; lists and objects equal none.
 func equal(value, want any) bool {
 	switch value.(type) {

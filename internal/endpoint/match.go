@@ -129,12 +129,12 @@ func (s *Snapshot) Get(id string) *Endpoint { return s.byID[id] }
 // All is every endpoint, by id. The caller does not change it.
 func (s *Snapshot) All() []*Endpoint { return s.order }
 
-// MatchInactive is [Snapshot.Match] among the endpoints that get nothing now.
-func (s *Snapshot) MatchInactive(dst []*Endpoint, workspace, eventType string, view *View, failed func(e *Endpoint, err error)) []*Endpoint {
+// MatchInactive is [Snapshot.MatchQuick] among the endpoints that get nothing now.
+func (s *Snapshot) MatchInactive(dst []*Endpoint, workspace, eventType string, view *View, failed func(e *Endpoint, err error), later func(*Endpoint)) []*Endpoint {
 	if s.inactive == nil {
 		return dst
 	}
-	return s.inactive.Match(dst, workspace, eventType, view, failed)
+	return s.inactive.MatchQuick(dst, workspace, eventType, view, failed, later)
 }
 
 // Match appends to dst the active endpoints that want an event of this type from this workspace, each once, in an order
@@ -145,10 +145,18 @@ func (s *Snapshot) MatchInactive(dst []*Endpoint, workspace, eventType string, v
 // of a filter that one of its conditions already rules out (event.data.confidence >= 0.8 where there is no confidence):
 // those are what the index skips without looking. [Filter.Match] tells.
 func (s *Snapshot) Match(dst []*Endpoint, workspace, eventType string, view *View, failed func(e *Endpoint, err error)) []*Endpoint {
+	return s.MatchQuick(dst, workspace, eventType, view, failed, nil)
+}
+
+// MatchQuick is [Snapshot.Match] as far as it costs little, so that no filter holds up the events of the others: later
+// hears of each endpoint whose filter would take long, or has its turn when the filters of this event have taken long
+// already. Whether it wants the event, [Endpoint.WantsContent] tells. A filter that may take long and of which nothing is
+// known yet is left for later too. If later is nil nothing is.
+func (s *Snapshot) MatchQuick(dst []*Endpoint, workspace, eventType string, view *View, failed func(e *Endpoint, err error), later func(*Endpoint)) []*Endpoint {
 	m := s.pool.Get().(*matching)
 	defer s.pool.Put(m)
 	s.match.Match(workspace+"."+eventType, m.meet)
-	m.dst, m.view, m.failed = dst, view, failed
+	m.dst, m.view, m.failed, m.later, m.spent = dst, view, failed, later, 0
 	m.run()
 	dst = m.dst
 	m.reset()

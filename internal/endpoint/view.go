@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"sync"
 	"time"
 )
 
@@ -66,27 +67,27 @@ func (e *eventFields) text(name string) *string {
 	}
 }
 
-// View is one event as filters see it. It is decoded when the first filter looks, and only then. Not for concurrent use.
+// View is one event as filters see it. It is decoded when the first filter looks, and only then. It is safe for concurrent use.
 type View struct {
 	workspace string
 	data      []byte
 
-	decoded bool
+	decoded sync.Once
 	err     error
 	env     environment
+	values  int // in the JSON, at most
 }
 
 // NewView is the view of an event of a workspace (its token); data is the CloudEvent as it stands in the log.
 func NewView(workspace string, data []byte) *View { return &View{workspace: workspace, data: data} }
 
 func (v *View) decode() error {
-	if !v.decoded {
-		v.decoded = true
+	v.decoded.Do(func() {
 		if v.err = v.parse(); v.err != nil {
 			v.err = fmt.Errorf("filters cannot read the event: %w", v.err)
 			v.env = environment{}
 		}
-	}
+	})
 	return v.err
 }
 
@@ -95,8 +96,9 @@ func (v *View) parse() error {
 		return fmt.Errorf("it has %d bytes, at most %d", len(v.data), maxViewBytes)
 	}
 	// Each value but the first of a list or object follows a comma, so this counts too many at worst.
-	if n := bytes.Count(v.data, []byte(",")) + bytes.Count(v.data, []byte("[")) + bytes.Count(v.data, []byte("{")); n > maxViewValues {
-		return fmt.Errorf("it has up to %d values, at most %d", n, maxViewValues)
+	v.values = bytes.Count(v.data, []byte(",")) + bytes.Count(v.data, []byte("[")) + bytes.Count(v.data, []byte("{"))
+	if v.values > maxViewValues {
+		return fmt.Errorf("it has up to %d values, at most %d", v.values, maxViewValues)
 	}
 	var root any
 	err := json.Unmarshal(v.data, &root)

@@ -20,37 +20,56 @@ import (
 // attemptDelivery makes one attempt and sees the delivery to its next place: settled, stored for later, or dead. It answers what
 // the lane counts for it.
 func (f *Fanout) attemptDelivery(l *lane, d *delivery) (weight int) {
-	weight = d.weight
 	began := time.Now() // before the endpoint is looked at
-	e := f.cfg.Endpoints.Snapshot().Get(d.endpoint)
+	e, weight := f.ready(l, d)
+	if e == nil {
+		return weight
+	}
+	result, decision := f.attempt(l, e, d)
+	f.settle(l, d, began, result, decision)
+	return weight
+}
+
+// ready sees that a delivery is still one for its endpoint, and has its event. If not it sees to it and answers nil.
+func (f *Fanout) ready(l *lane, d *delivery) (e *endpoint.Endpoint, weight int) {
+	weight = d.weight
+	e = f.cfg.Endpoints.Snapshot().Get(d.endpoint)
 	if e == nil || !e.Active() {
 		f.backlog(d)
-		return weight
+		return nil, weight
 	}
 	if d.event == nil {
 		if err := f.load(d); err != nil {
 			f.unreadable(d, err)
-			return weight
+			return nil, weight
 		}
 		stays := l.read(d, len(d.event.data))
 		weight = d.weight
 		if !stays {
 			d.event = nil
 			f.backlog(d)
-			return weight
+			return nil, weight
 		}
-		if !f.wants(e, d.event.workspace, d.event.eventType, d.event.data) { // its owner has narrowed it since
-			d.held.settle()
-			return weight
-		}
+		d.unasked = true // its owner may have narrowed it since
 	}
 	if e.MadeAfter(d.sequence, d.event.stored) { // it was for another endpoint with this id
 		d.held.settle()
-		return weight
+		return nil, weight
 	}
-	result, decision := f.attempt(l, e, d)
-	f.settle(l, d, began, result, decision)
-	return weight
+	if !d.unasked {
+		return e, weight
+	}
+	wanted, err := f.wants(f.runCtx, e, d.event)
+	switch {
+	case err != nil: // stopping
+		f.backlog(d)
+		return nil, weight
+	case !wanted:
+		d.held.settle()
+		return nil, weight
+	}
+	d.unasked = false
+	return e, weight
 }
 
 // attempt is one POST and what is to be learned from it.

@@ -179,8 +179,9 @@ func (c *catcher) each(ctx context.Context, from, to uint64, do func(bus.Stored)
 	}
 	return c.fanout.cfg.Bus.Read(ctx, filterSubjects(c.endpoint), from, to, func(m bus.Stored) error {
 		msg := newMessage(m.Subject, m.Header, m.Sequence, m.Time, m.Data)
-		if !c.fanout.wants(c.endpoint, msg.workspace, msg.eventType, m.Data) {
-			return nil
+		wanted, err := c.fanout.wants(ctx, c.endpoint, msg)
+		if err != nil || !wanted {
+			return err
 		}
 		return do(m)
 	})

@@ -44,3 +44,17 @@ func (f *Fanout) HandleEvent(ctx context.Context, m jetstream.Msg) { f.handleEve
 func (f *Fanout) JudgeStranger(ctx context.Context, id string, now time.Time) {
 	f.judgeStranger(ctx, id, now)
 }
+
+// HoldFilters takes all turns of the filters that the reader of the log leaves for later, until release is called.
+func (f *Fanout) HoldFilters() (release func()) {
+	f.judge.mu.Lock()
+	defer f.judge.mu.Unlock()
+	free := f.judge.free
+	f.judge.free = 0
+	return func() {
+		f.judge.mu.Lock()
+		defer f.judge.mu.Unlock()
+		f.judge.free += free
+		f.judge.begin()
+	}
+}

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -102,6 +103,7 @@ type Fanout struct {
 	loads     *semaphore.Weighted
 	held      heldSet
 	reread    *reread
+	judge     *judge
 	crowd     crowd
 	shelf     *shelf
 	name      string // of this process, among those that work on spans
@@ -160,6 +162,7 @@ func New(cfg Config) (*Fanout, error) {
 		catching:   map[string]bool{},
 		shelf:      newShelf(),
 		reread:     newReread(),
+		judge:      newJudge(max(1, runtime.GOMAXPROCS(0)/2)),
 		name:       rand.Text()[:12],
 		began:      time.Now(),
 		leave:      make(chan struct{}, 1),
@@ -329,46 +332,71 @@ func (f *Fanout) handleEvent(ctx context.Context, m jetstream.Msg) {
 		_ = m.Term() // nothing that the relay put there
 		return
 	}
-	active, asleep, unprepared := f.match(workspace, eventType, meta.Sequence.Stream, meta.Timestamp, m.Data())
+	to, unprepared := f.match(workspace, eventType, meta.Sequence.Stream, meta.Timestamp, m.Data())
 	if err := f.prepare(ctx, unprepared); err != nil {
 		_ = m.NakWithDelay(time.Second)
 		return
 	}
-	if len(active)+len(asleep) == 0 {
+	if len(to.active)+len(to.asleep) == 0 {
 		_ = m.Ack()
 		return
 	}
 	ev := newMessage(m.Subject(), m.Headers(), meta.Sequence.Stream, meta.Timestamp, m.Data())
-	h := f.hold(ctx, m, len(ev.data), len(active)+len(asleep))
+	if len(to.unasked) > 0 {
+		f.judge.keep(ev, to.view)
+	}
+	h := f.hold(ctx, m, len(ev.data), len(to.active)+len(to.asleep))
 	if h == nil {
 		return
 	}
-	for _, e := range active {
-		d := &delivery{endpoint: e.ID, sequence: ev.sequence, id: ev.id, attempt: 1, event: ev, held: h}
+	for _, e := range to.active {
+		d := &delivery{endpoint: e.ID, sequence: ev.sequence, id: ev.id, attempt: 1, event: ev, unasked: to.unasked[e.ID], held: h}
 		if delay := f.cfg.Policy.Schedule[0]; delay > 0 {
 			f.park(d, time.Now().Add(delay))
 			continue
 		}
 		f.hand(ctx, e, d, true)
 	}
-	for _, e := range asleep {
-		f.asleep(e, &delivery{endpoint: e.ID, sequence: ev.sequence, id: ev.id, attempt: 1, event: ev, held: h})
+	for _, e := range to.asleep {
+		f.asleep(e, &delivery{endpoint: e.ID, sequence: ev.sequence, id: ev.id, attempt: 1, event: ev, unasked: to.unasked[e.ID], held: h})
 	}
 }
 
-// match is who wants an event: the endpoints that are to get it, and those that are not active but keep their place. Ordered
-// ones have a way of their own, unprepared those that may not have it yet. One that was made after the event gets it not.
-func (f *Fanout) match(workspace, eventType string, sequence uint64, stored time.Time, data []byte) (active, asleep, unprepared []*endpoint.Endpoint) {
+// audience is who wants an event: the endpoints that are to get it, and those that are not active but keep their place.
+type audience struct {
+	active, asleep []*endpoint.Endpoint
+	// unasked are those among them whose filter is slow: it is asked where the delivery is, in the endpoint's own lane.
+	unasked map[string]bool
+	view    *endpoint.View
+}
+
+// match is the audience of an event. Ordered endpoints have a way of their own, unprepared those that may not have it yet. One
+// that was made after the event gets it not.
+func (f *Fanout) match(workspace, eventType string, sequence uint64, stored time.Time, data []byte) (to audience, unprepared []*endpoint.Endpoint) {
 	snapshot, view := f.cfg.Endpoints.Snapshot(), endpoint.NewView(workspace, data)
+	to.view = view
+	var late []*endpoint.Endpoint
+	later := func(e *endpoint.Endpoint) { late = append(late, e) }
+	all := func(now []*endpoint.Endpoint) []*endpoint.Endpoint {
+		if len(late) > 0 && to.unasked == nil {
+			to.unasked = map[string]bool{}
+		}
+		for _, e := range late {
+			to.unasked[e.ID] = true
+		}
+		now = append(now, late...)
+		late = nil
+		return now
+	}
 	other := func(e *endpoint.Endpoint) bool {
 		if e.Ordered && !e.State.InOrder {
 			unprepared = append(unprepared, e)
 		}
 		return e.Ordered || e.MadeAfter(sequence, stored)
 	}
-	active = slices.DeleteFunc(snapshot.Match(nil, workspace, eventType, view, f.filterFailed), other)
-	asleep = slices.DeleteFunc(snapshot.MatchInactive(nil, workspace, eventType, view, f.filterFailed), other)
-	return active, asleep, unprepared
+	to.active = slices.DeleteFunc(all(snapshot.MatchQuick(nil, workspace, eventType, view, f.filterFailed, later)), other)
+	to.asleep = slices.DeleteFunc(all(snapshot.MatchInactive(nil, workspace, eventType, view, f.filterFailed, later)), other)
+	return to, unprepared
 }
 
 // prepare begins the order of endpoints before an event for them is acknowledged: a new consumer begins behind the acknowledged,
@@ -436,6 +464,7 @@ func (f *Fanout) Sweep() {
 		}
 	}
 	f.reread.expire(now)
+	f.judge.expire(now)
 }
 
 // parkQueues empties every lane into RELAY_RETRY when the relay stops.

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/nex-crm/relay/internal/endpoint"
 	"github.com/nex-crm/relay/internal/webhook"
 )
 
@@ -312,9 +313,17 @@ func (l *lane) start(now time.Time, d *delivery) {
 func (l *lane) work(d *delivery) {
 	for d != nil {
 		weight, reread := d.weight, d.reread // before it is another's
-		if l.takeTurn() {
+		goes := true
+		if l.fanout.filtered(d) { // what is not for the endpoint takes no turn
+			var e *endpoint.Endpoint
+			e, weight = l.fanout.ready(l, d)
+			goes = e != nil
+		}
+		switch {
+		case !goes:
+		case l.takeTurn():
 			weight = l.fanout.attemptDelivery(l, d)
-		} else {
+		default:
 			l.fanout.backlog(d) // stopping
 		}
 		d = l.next(weight, reread)

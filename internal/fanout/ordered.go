@@ -318,7 +318,14 @@ func (f *Fanout) handleOrdered(ctx context.Context, id string, m jetstream.Msg) 
 		_ = m.Ack()
 		return
 	}
-	if e.MadeAfter(msg.sequence, msg.stored) || !f.wants(e, msg.workspace, msg.eventType, msg.data) {
+	wanted := !e.MadeAfter(msg.sequence, msg.stored)
+	if wanted {
+		if wanted, err = f.wants(ctx, e, msg); err != nil { // stopping
+			_ = m.Nak()
+			return
+		}
+	}
+	if !wanted {
 		_ = m.Ack()
 		return
 	}

@@ -308,18 +308,6 @@ func (f *Fanout) tell(eventType, id string, data any) {
 	f.write(nil, "tell "+eventType, func() error { return f.news(eventType, id, data) })
 }
 
-// wants tells whether an event is one for the endpoint, its state aside.
-func (f *Fanout) wants(e *endpoint.Endpoint, workspace, eventType string, data []byte) bool {
-	if !e.WantsType(workspace, eventType) {
-		return false
-	}
-	ok, err := e.WantsContent(endpoint.NewView(workspace, data))
-	if err != nil {
-		f.filterFailed(e, err)
-	}
-	return ok
-}
-
 // filterSubjects are the subjects of the log on which the events for an endpoint stand, and perhaps others.
 func filterSubjects(e *endpoint.Endpoint) []string {
 	patterns, workspaces := e.Events, e.Workspaces
