@@ -165,13 +165,15 @@ func (l *lane) share() int {
 	return int(max(0, min(laneBytes, left/shareOf)))
 }
 
-// read hears how large the event of a delivery was, and answers whether it may stay: not if the others fill the lane.
+// read hears how large the event of a delivery was, and answers whether it may stay: not if it is much
+// larger than was thought, and the others fill the lane.
 func (l *lane) read(d *delivery, size int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lastSize = size
 	l.count(-d.weight, d.reread)
-	if d.weight = 0; l.running > 1 && l.bytes >= l.share() {
+	larger := size > 2*d.weight // to be stored and read once more costs more than a little too much
+	if d.weight = 0; larger && l.running > 1 && l.bytes >= l.share() {
 		return false
 	}
 	d.weight = size
