@@ -256,6 +256,7 @@ func TestLiveInsightsReachTheLog(t *testing.T) {
 	b.start(workspace("acme"))
 	b.connected("acme", 1)
 	b.news("acme", event.StreamConnected, 1)
+	b.news("acme", event.GapFilled, 1) // or it finds them over REST too
 	batch := b.sim.Emit("acme", 3)
 	b.exactly("acme")
 	for i, e := range b.of("acme", event.InsightPrefix) {
