@@ -295,7 +295,7 @@ func (f *Fanout) read(ctx context.Context, stream string, cfg jetstream.Consumer
 	}
 	f.running.Add(1)
 	defer f.running.Add(-1)
-	defer giveBack(iter)
+	defer f.giveBack(ctx, iter, handle)
 	for {
 		m, err := iter.Next(jetstream.NextContext(ctx))
 		switch {
@@ -312,15 +312,22 @@ func (f *Fanout) read(ctx context.Context, stream string, cfg jetstream.Consumer
 }
 
 // giveBack returns what was fetched and not looked at, so that another replica, or this one after its restart, has it at
-// once and not when the acknowledgement is overdue.
-func giveBack(iter jetstream.MessagesContext) {
+// once and not when the acknowledgement is overdue. The server inside stops with us and forgets what was returned, so that it
+// is handled instead: stored for later.
+func (f *Fanout) giveBack(ctx context.Context, iter jetstream.MessagesContext, handle func(context.Context, jetstream.Msg)) {
 	iter.Drain()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopReading)
+	defer cancel()
 	for {
-		m, err := iter.Next(jetstream.NextMaxWait(time.Second))
-		if err != nil {
+		m, err := iter.Next(jetstream.NextContext(ctx))
+		switch {
+		case err != nil:
 			return
+		case f.stopping.Load() && f.cfg.Bus.Inside() && ctx.Err() == nil:
+			handle(ctx, m)
+		default:
+			_ = m.Nak()
 		}
-		_ = m.Nak()
 	}
 }
 

@@ -104,7 +104,7 @@ func (f *Fanout) holdIn(ctx context.Context, room *semaphore.Weighted, m jetstre
 		return nil
 	}
 	weight := min(int64(max(size, heldWeight)), orderedBytes, f.cfg.maxHeld)
-	if room.Acquire(ctx, weight) != nil {
+	if !room.TryAcquire(weight) && room.Acquire(ctx, weight) != nil {
 		_ = m.Nak()
 		return nil
 	}

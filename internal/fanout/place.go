@@ -113,6 +113,7 @@ func (f *Fanout) finishLeaving() {
 func (f *Fanout) follow(ctx context.Context) {
 	ticker := time.NewTicker(scanEvery)
 	defer ticker.Stop()
+	signal(f.scan) // what an earlier life left
 	for {
 		changes := f.cfg.Endpoints.Changes()
 		f.reconcile(ctx)

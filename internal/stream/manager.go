@@ -215,7 +215,7 @@ func (m *Manager) start(w Workspace, before *running) {
 		limiter: rate.NewLimiter(m.cfg.requests, requestBurst),
 	}
 	s.publisher = newPublisher(m.cfg.Bus, log, r.count, m.cfg.Now, s.surprised)
-	s.publisher.told = s.wasTold
+	s.publisher.told, s.publisher.past = s.wasTold, s.past
 	m.streams.Go(func() {
 		defer cancel()
 		if before != nil {

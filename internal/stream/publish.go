@@ -41,6 +41,8 @@ type publisher struct {
 	surprise func(emitted time.Time, recalled bool) *event.Event
 
 	told func(ctx context.Context, e *event.Event, sequence uint64) // hears of news in the log; may be nil
+	// past tells of an insight of a replay that the log does not hold whether it has left it; nil for never.
+	past func(emitted time.Time) bool
 
 	ids    *identities       // of run, as what follows is
 	from   uint64            // ids knows every insight of the workspace from this sequence on
@@ -260,6 +262,10 @@ func (p *publisher) insight(ctx context.Context, it *item) (fresh bool, err erro
 		last, known := p.last[subject]
 		if !known {
 			return p.learn(ctx, subject)
+		}
+		if it.fresh == nil && it.recalled && !heard && p.past != nil && p.past(e.Emitted) {
+			it.known = true
+			return nil
 		}
 		if it.fresh == nil && !heard {
 			heard, first = true, p.surprise(e.Emitted, it.recalled)

@@ -87,6 +87,25 @@ func (s *stream) left(ctx context.Context, since time.Time) time.Time {
 	return since
 }
 
+// past tells whether an insight of a replay that the log does not hold has been there: it is older than what the log keeps, and
+// from before this life, which began where the log was complete. The replay of a quiet workspace brings such for months.
+func (s *stream) past(emitted time.Time) bool {
+	var kept time.Time
+	if s.cfg.MaxAge > 0 {
+		kept = s.cfg.Now().Add(-s.cfg.MaxAge)
+	}
+	return s.gap.past(emitted, kept)
+}
+
+func (g *gap) past(emitted, kept time.Time) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.left.After(kept) {
+		kept = g.left
+	}
+	return !emitted.IsZero() && g.floor.IsZero() && emitted.Before(kept) && emitted.Before(g.completeTo.Add(-g.overlap))
+}
+
 // fading is what is to be told before an insight is written that came over the stream: the checkpoint, if the log is about to
 // lose it. Since a filling on this connection has reached its end, all that Nex emitted before this insight has come.
 func (s *stream) fading(emitted time.Time) *event.Event {

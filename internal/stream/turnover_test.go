@@ -2,8 +2,11 @@ package stream
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/bus/bustest"
@@ -123,5 +126,42 @@ func TestLogThatTurnsOverDuringAGap(t *testing.T) {
 	}
 	if told := b.toldTo("acme"); !told.Equal(before) {
 		t.Errorf("the log says %v, it was complete to %v", told, before)
+	}
+}
+
+// The replay of a quiet workspace brings insights that have left the log by their age: they were there, and nothing is missing.
+func TestReplayOfWhatHasLeftTheLog(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nexsim.Options{})
+	b.cfg.MaxAge = 7 * 24 * time.Hour
+	var old []nexsim.Insight
+	for i := range 5 {
+		old = append(old, nexsim.Insight{Type: "risk", Content: fmt.Sprint("old ", i), CreatedAt: b.sim.Now().Add(time.Duration(i-20) * 24 * time.Hour)})
+	}
+	b.sim.EmitInsights("acme", old...)
+	b.start(workspace("acme"))
+	b.exactly("acme")
+	before := b.news("acme", event.GapFilled, 1)
+	b.stop()
+	s, err := b.bus.JetStream().Stream(t.Context(), bus.StreamNex)
+	if err == nil {
+		err = s.Purge(t.Context(), jetstream.WithPurgeSubject("nex.acme.insight.>")) // as they go with time
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.start(workspace("acme"))
+	b.connected("acme", 1)
+	b.sim.EmitInsights("acme", nexsim.Insight{Type: "risk", Content: "new"})
+	b.eventually("what is new", func() bool { return slices.Contains(b.insights("acme"), "new") })
+	if got := b.insights("acme"); !slices.Equal(got, []string{"new"}) {
+		t.Errorf("published again: %q", got)
+	}
+	b.news("acme", event.GapFilled, 2)
+	for _, e := range b.of("acme", event.GapNotFillable) {
+		t.Errorf("told as missing: %s", e.Data)
+	}
+	if at := b.toldTo("acme"); at.Format(time.RFC3339Nano) < fmt.Sprint(before["to"]) {
+		t.Errorf("the checkpoint went back from %v to %v", before["to"], at)
 	}
 }
