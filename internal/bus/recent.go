@@ -36,11 +36,13 @@ type Stored struct {
 // ErrNotInLog is returned by [Bus.Get] for a sequence that the log does not hold any more.
 var ErrNotInLog = errors.New("no longer in the log")
 
-// Get reads one event by its sequence.
+// Get reads one event by its sequence. Any replica of the stream answers; that the log does not hold it is for the leader to say.
 func (b *Bus) Get(ctx context.Context, sequence uint64) (*Stored, error) {
 	m, err := b.nex.GetMsg(ctx, sequence)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil, fmt.Errorf("sequence %d: %w", sequence, ErrNotInLog)
+		if _, err = b.SubjectAt(ctx, sequence); err == nil {
+			err = errors.New("a replica of the stream is behind")
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read sequence %d: %w", sequence, err)

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cenkalti/backoff/v4"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
@@ -194,10 +195,14 @@ func (r *Relay) build(ctx context.Context, stop *cleanups, fail context.CancelCa
 	if p.fanout, err = fanout.New(r.plan.fanout(p, r.log, r.registry)); err != nil {
 		return nil, err
 	}
-	if err := p.fanout.ApplyFile(ctx, r.plan.endpoints); err != nil {
+	if err := r.patiently(ctx, "apply the endpoints of the file", func() error {
+		return p.fanout.ApplyFile(ctx, r.plan.endpoints)
+	}); err != nil {
 		return nil, err
 	}
-	if err := p.fanout.PrepareOrdered(ctx, p.endpoints.Snapshot().All()...); err != nil {
+	if err := r.patiently(ctx, "prepare ordered endpoints", func() error {
+		return p.fanout.PrepareOrdered(ctx, p.endpoints.Snapshot().All()...)
+	}); err != nil {
 		return nil, err
 	}
 	start("fanout", p.fanout.Run)
@@ -306,4 +311,19 @@ func (r *Relay) readiness() map[string]bool {
 		checks["leases"] = p.leases.Alive()
 	}
 	return checks
+}
+
+// startTime bounds how long a step of the start is tried again.
+const startTime = time.Minute
+
+// patiently repeats a step of the start while NATS, which answered a moment ago, does not.
+func (r *Relay) patiently(ctx context.Context, what string, step func() error) error {
+	wait := backoff.NewExponentialBackOff(backoff.WithMaxInterval(5*time.Second), backoff.WithMaxElapsedTime(startTime))
+	said := false
+	return backoff.RetryNotify(step, backoff.WithContext(wait, ctx), func(err error, _ time.Duration) {
+		if !said {
+			said = true
+			r.log.Warn("start waits for NATS, trying on", "for", what, "error", err)
+		}
+	})
 }
