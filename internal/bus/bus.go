@@ -258,9 +258,6 @@ func (b *Bus) Leases() jetstream.KeyValue { return b.leases }
 // Order is the bucket of how far the ordered endpoints have come.
 func (b *Bus) Order() jetstream.KeyValue { return b.order }
 
-// Inside tells whether the server is the one inside, which stops with the relay.
-func (b *Bus) Inside() bool { return b.embedded != nil }
-
 // Connected tells whether the connection is up now.
 func (b *Bus) Connected() bool { return b.nc.IsConnected() }
 

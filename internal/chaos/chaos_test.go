@@ -117,9 +117,10 @@ func TestSeeds(t *testing.T) {
 				})
 				mu.Lock()
 				reports = append(reports, report)
-				fmt.Printf("%s seed %d %s: %d emitted, %d lost, %d doubled, %d webhooks, %d missing, %d repeated, settled in %v %s\n",
+				fmt.Printf("%s seed %d %s: %d emitted, %d lost, %d doubled, %d webhooks, %d missing, %d repeated, settled in %v, taken over in %v %s\n",
 					time.Since(began).Round(time.Second), report.Seed, report.Topology, report.Emitted, report.Lost, report.Doubled,
-					report.Webhooks, report.Missing, report.Repeated, report.Settled.Round(100*time.Millisecond), report.Failure)
+					report.Webhooks, report.Missing, report.Repeated, report.Settled.Round(100*time.Millisecond),
+					report.Takeover.Round(100*time.Millisecond), report.Failure)
 				mu.Unlock()
 			}
 		})

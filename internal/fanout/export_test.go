@@ -58,3 +58,6 @@ func (f *Fanout) HoldFilters() (release func()) {
 		f.judge.begin()
 	}
 }
+
+// GiveBack is how reading a consumer ends.
+func GiveBack(iter jetstream.MessagesContext) { giveBack(iter) }

@@ -79,6 +79,8 @@ const (
 	// stopReading is how long what was read may take to be stored when the relay stops. NATS that is away takes nothing: what
 	// was not stored comes again.
 	stopReading = 3 * time.Second
+	// giveBackTime is how long what was fetched may take to arrive when it is to be given back.
+	giveBackTime = 3 * time.Second
 	// sweepEvery is how often lanes are looked at that have stopped moving.
 	sweepEvery = 100 * time.Millisecond
 
@@ -295,7 +297,7 @@ func (f *Fanout) read(ctx context.Context, stream string, cfg jetstream.Consumer
 	}
 	f.running.Add(1)
 	defer f.running.Add(-1)
-	defer f.giveBack(ctx, iter, handle)
+	defer giveBack(iter)
 	for {
 		m, err := iter.Next(jetstream.NextContext(ctx))
 		switch {
@@ -312,23 +314,22 @@ func (f *Fanout) read(ctx context.Context, stream string, cfg jetstream.Consumer
 }
 
 // giveBack returns what was fetched and not looked at, so that another replica, or this one after its restart, has it at
-// once and not when the acknowledgement is overdue. The server inside stops with us and forgets what was returned, so that it
-// is handled instead: stored for later.
-func (f *Fanout) giveBack(ctx context.Context, iter jetstream.MessagesContext, handle func(context.Context, jetstream.Msg)) {
+// once and not when the acknowledgement is overdue.
+func giveBack(iter jetstream.MessagesContext) {
 	iter.Drain()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopReading)
-	defer cancel()
-	for {
-		m, err := iter.Next(jetstream.NextContext(ctx))
-		switch {
-		case err != nil:
+	for deadline := time.Now().Add(giveBackTime); ; {
+		m, err := iter.Next(jetstream.NextMaxWait(max(time.Until(deadline), time.Millisecond)))
+		if err != nil {
 			return
-		case f.stopping.Load() && f.cfg.Bus.Inside() && ctx.Err() == nil:
-			handle(ctx, m)
-		default:
-			_ = m.Nak()
 		}
+		comeAgain(m, 0)
 	}
+}
+
+// comeAgain has a message given again after a while, or at once. A server that is stopped forgets a message that was returned
+// without a delay, and gives it again when its acknowledgement is overdue; one with a delay it writes down.
+func comeAgain(m jetstream.Msg, after time.Duration) {
+	_ = m.NakWithDelay(max(after, time.Millisecond))
 }
 
 // handleEvent gives one event of the log to the lanes of the endpoints that want it.
@@ -341,7 +342,7 @@ func (f *Fanout) handleEvent(ctx context.Context, m jetstream.Msg) {
 	}
 	to, unprepared := f.match(workspace, eventType, meta.Sequence.Stream, meta.Timestamp, m.Data())
 	if err := f.prepare(ctx, unprepared); err != nil {
-		_ = m.NakWithDelay(time.Second)
+		comeAgain(m, time.Second)
 		return
 	}
 	if len(to.active)+len(to.asleep) == 0 {

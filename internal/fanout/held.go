@@ -105,7 +105,7 @@ func (f *Fanout) holdIn(ctx context.Context, room *semaphore.Weighted, m jetstre
 	}
 	weight := min(int64(max(size, heldWeight)), orderedBytes, f.cfg.maxHeld)
 	if !room.TryAcquire(weight) && room.Acquire(ctx, weight) != nil {
-		_ = m.Nak()
+		comeAgain(m, 0)
 		return nil
 	}
 	f.bodies.Add(weight)
@@ -138,11 +138,7 @@ func (h *held) giveBack(after time.Duration) {
 	m := h.msg
 	h.set.mu.Unlock()
 	h.free(h.weight)
-	if after <= 0 {
-		_ = m.Nak()
-		return
-	}
-	_ = m.NakWithDelay(after)
+	comeAgain(m, after)
 }
 
 // heldSet is every message being worked on, and those that were, the newest of them.

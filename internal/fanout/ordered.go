@@ -298,19 +298,19 @@ func (f *Fanout) handleOrdered(ctx context.Context, id string, m jetstream.Msg) 
 		err := f.cfg.Endpoints.Fence(fence)
 		cancel()
 		if err != nil {
-			_ = m.NakWithDelay(time.Second)
+			comeAgain(m, time.Second)
 			return
 		}
 	}
 	began := time.Now() // before the endpoint is looked at
 	e := f.cfg.Endpoints.Snapshot().Get(id)
 	if e == nil || !e.Active() || !e.Ordered {
-		_ = m.Nak()
+		comeAgain(m, 0)
 		return
 	}
 	mark, err := f.orderMark(ctx, id)
 	if err != nil {
-		_ = m.NakWithDelay(time.Second)
+		comeAgain(m, time.Second)
 		return
 	}
 	msg := newMessage(m.Subject(), m.Headers(), meta.Sequence.Stream, meta.Timestamp, m.Data())
@@ -321,7 +321,7 @@ func (f *Fanout) handleOrdered(ctx context.Context, id string, m jetstream.Msg) 
 	wanted := !e.MadeAfter(msg.sequence, msg.stored)
 	if wanted {
 		if wanted, err = f.wants(ctx, e, msg); err != nil { // stopping
-			_ = m.Nak()
+			comeAgain(m, 0)
 			return
 		}
 	}
@@ -332,7 +332,7 @@ func (f *Fanout) handleOrdered(ctx context.Context, id string, m jetstream.Msg) 
 	d := &delivery{endpoint: id, sequence: msg.sequence, id: msg.id, attempt: 1, event: msg}
 	if at := e.State.Ordered; at != nil && at.Sequence == d.sequence {
 		if left := time.Until(at.NextAt); left > 0 {
-			_ = m.NakWithDelay(left)
+			comeAgain(m, left)
 			return
 		}
 		d.attempt, d.since = at.Attempt, at.Since

@@ -1,0 +1,58 @@
+package fanout_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/nex-crm/relay/internal/bus"
+	"github.com/nex-crm/relay/internal/bus/bustest"
+	"github.com/nex-crm/relay/internal/fanout"
+)
+
+// What was fetched and not looked at comes again at once also after a restart of the server inside, long before its
+// acknowledgement is overdue.
+func TestWhatIsGivenBackOutlivesTheServer(t *testing.T) {
+	t.Parallel()
+	const events, overdue = 20, time.Hour
+	cfg := bustest.Config(t)
+	b := &bundle{t: t, bus: bustest.Open(t, cfg)}
+	b.publish("x", events)
+	c, err := b.bus.JetStream().CreateOrUpdateConsumer(t.Context(), bus.StreamNex, bus.FanoutConsumer(overdue, 1000))
+	if err != nil {
+		t.Fatal(err)
+	}
+	iter, err := c.Messages()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := iter.Next() // which fetches the others too
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = m.Ack()
+	eventually(t, "all are fetched", func() bool {
+		info, err := c.Info(t.Context())
+		return err == nil && info.NumAckPending == events-1 && info.NumPending == 0
+	})
+	fanout.GiveBack(iter)
+	if err := b.bus.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+
+	again := bustest.Open(t, cfg)
+	if c, err = again.JetStream().Consumer(t.Context(), bus.StreamNex, bus.ConsumerFanout); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for i := range events - 1 {
+		m, err := c.Next(jetstream.FetchContext(ctx))
+		if err != nil {
+			t.Fatalf("%d of %d came again: %v", i, events-1, err)
+		}
+		_ = m.Ack()
+	}
+}
