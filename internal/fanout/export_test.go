@@ -61,3 +61,14 @@ func (f *Fanout) HoldFilters() (release func()) {
 
 // GiveBack is how reading a consumer ends.
 func GiveBack(iter jetstream.MessagesContext) { giveBack(iter) }
+
+// AskForScan asks for a look at the backlogs, and answers whether that is heard.
+func (f *Fanout) AskForScan() bool {
+	signal(f.scan)
+	select {
+	case <-f.scan:
+		return true
+	default:
+		return false
+	}
+}

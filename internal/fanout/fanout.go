@@ -168,6 +168,7 @@ func New(cfg Config) (*Fanout, error) {
 		name:       rand.Text()[:12],
 		began:      time.Now(),
 		leave:      make(chan struct{}, 1),
+		scan:       make(chan struct{}, 1),
 		ordered:    map[string]*orderedRun{},
 		filterSaid: map[string]FilterError{},
 		strangers:  map[string]time.Time{},

@@ -56,3 +56,14 @@ func TestWhatIsGivenBackOutlivesTheServer(t *testing.T) {
 		_ = m.Ack()
 	}
 }
+
+// A start, and an endpoint that has caught up, have the backlogs looked at without waiting for the time to do so.
+func TestBacklogsAreLookedAtWhenAsked(t *testing.T) {
+	t.Parallel()
+	b := setup(t, quick)
+	f, end := b.fanout(nil)
+	defer end()
+	if !f.AskForScan() {
+		t.Error("nobody hears of it")
+	}
+}
