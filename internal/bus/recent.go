@@ -50,54 +50,6 @@ func (b *Bus) Get(ctx context.Context, sequence uint64) (*Stored, error) {
 	return &Stored{Sequence: m.Sequence, Time: m.Time, Subject: m.Subject, Header: m.Header, Data: m.Data}, nil
 }
 
-// Extent is what the log holds.
-type Extent struct {
-	First, Last uint64    // sequences; Last is 0 if it never held an event, and First above Last if it holds none now
-	LastTime    time.Time // when it took the newest
-	Made        time.Time // when it was made: in one made anew the sequences mean other events
-}
-
-// Extent is what the log holds now.
-func (b *Bus) Extent(ctx context.Context) (Extent, error) {
-	info, err := b.nex.Info(ctx)
-	if err != nil {
-		return Extent{}, fmt.Errorf("extent of the log: %w", err)
-	}
-	s := info.State
-	return Extent{First: s.FirstSeq, Last: s.LastSeq, LastTime: s.LastTime, Made: info.Created}, nil
-}
-
-// LastSequence is the sequence of the log's newest event, 0 if it never held one.
-func (b *Bus) LastSequence(ctx context.Context) (uint64, error) {
-	info, err := b.nex.Info(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("last sequence: %w", err)
-	}
-	return info.State.LastSeq, nil
-}
-
-// Depth is what the log reaches over.
-type Depth struct {
-	First, Last uint64    // sequences; First is over 1 where the log has lost events by its limits, or to a purge
-	Since       time.Time // when it took its oldest event; zero if it holds none
-}
-
-// Size is how many sequences that are.
-func (d Depth) Size() uint64 { return d.Last + 1 - d.First }
-
-// Depth looks how far the log reaches back.
-func (b *Bus) Depth(ctx context.Context) (Depth, error) {
-	info, err := b.nex.Info(ctx)
-	if err != nil {
-		return Depth{}, fmt.Errorf("depth of the log: %w", err)
-	}
-	d := Depth{First: info.State.FirstSeq, Last: info.State.LastSeq}
-	if info.State.Msgs > 0 {
-		d.Since = info.State.FirstTime
-	}
-	return d, nil
-}
-
 // Last reads the newest event of a subject, [ErrNotInLog] if there is none.
 func (b *Bus) Last(ctx context.Context, subject string) (*Stored, error) {
 	m, err := b.nex.GetLastMsgForSubject(ctx, subject)

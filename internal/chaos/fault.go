@@ -162,8 +162,8 @@ func (w *world) takeover(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx)
 	settled, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	if w.waitConnected(settled) != nil {
-		return nil // something else is broken at the moment: nothing to measure
+	if errors.Join(until(settled, w.ready), w.waitConnected(settled)) != nil {
+		return nil // something else is broken at the moment, or nobody is there to take over: nothing to measure
 	}
 	p := pick(w, w.relays)
 	p.kill()

@@ -320,6 +320,21 @@ func (w *world) connected() int {
 	return len(up)
 }
 
+// ready tells whether every relay is, one that holds no stream at the moment too.
+func (w *world) ready() error {
+	for i, p := range w.relays {
+		resp, err := client.Get(w.apis[i] + "/readyz")
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("%s is not ready: %d", p.name, resp.StatusCode)
+		}
+	}
+	return nil
+}
+
 // waitConnected waits until every workspace is up somewhere.
 func (w *world) waitConnected(ctx context.Context) error {
 	return until(ctx, func() error {

@@ -74,12 +74,12 @@ func TestSameIDAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.read()
-	since, err := b.bus.LastSequence(t.Context())
+	log, err := b.bus.Extent(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	other := newReceiver(t, nil)
-	b.create(&endpoint.Endpoint{ID: "crm", URL: other.URL, Since: since})
+	b.create(&endpoint.Endpoint{ID: "crm", URL: other.URL, Since: log.Last})
 	want := b.publish("y", 3)
 	b.settled()
 	if got := other.all(); !slices.Equal(sorted(got), sorted(want)) {

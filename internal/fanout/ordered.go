@@ -43,9 +43,9 @@ func (f *Fanout) PrepareNew(ctx context.Context, e *endpoint.Endpoint) error {
 	if !e.Ordered {
 		return nil
 	}
-	last, err := f.cfg.Bus.LastSequence(ctx)
+	log, err := f.cfg.Bus.Extent(ctx)
 	if err == nil {
-		err = f.restartOrdered(ctx, e, last+1)
+		err = f.restartOrdered(ctx, e, log.Last+1)
 	}
 	if err != nil {
 		return fmt.Errorf("endpoint %s: %w", e.ID, err)
@@ -181,7 +181,7 @@ func (f *Fanout) endOrder(ctx context.Context, e *endpoint.Endpoint) error {
 	if err != nil && !gone {
 		return err
 	}
-	last, err := f.cfg.Bus.LastSequence(ctx)
+	log, err := f.cfg.Bus.Extent(ctx)
 	if err != nil {
 		return err
 	}
@@ -193,7 +193,7 @@ func (f *Fanout) endOrder(ctx context.Context, e *endpoint.Endpoint) error {
 		if gone {
 			return true
 		}
-		from, to := c.CachedInfo().AckFloor.Stream+1, last
+		from, to := c.CachedInfo().AckFloor.Stream+1, log.Last
 		if s.Position != 0 {
 			to = s.Position // not active: from there on it goes on by itself
 		}

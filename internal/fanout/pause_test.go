@@ -30,11 +30,11 @@ func (b *bundle) create(e *endpoint.Endpoint) {
 
 func (b *bundle) enable(id string, on bool, mode endpoint.Mode) {
 	b.t.Helper()
-	at, err := b.bus.LastSequence(b.t.Context())
+	log, err := b.bus.Extent(b.t.Context())
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	if err := b.registry.SetEnabled(b.t.Context(), id, on, mode, at); err != nil {
+	if err := b.registry.SetEnabled(b.t.Context(), id, on, mode, log.Last); err != nil {
 		b.t.Fatal(err)
 	}
 }

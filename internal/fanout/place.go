@@ -253,7 +253,7 @@ func goesOnAt(s *endpoint.State, log bus.Extent) uint64 {
 
 // closeSpans notes where spans end whose place was given up.
 func (f *Fanout) closeSpans(ctx context.Context, e *endpoint.Endpoint) error {
-	last, err := f.cfg.Bus.LastSequence(ctx)
+	log, err := f.cfg.Bus.Extent(ctx)
 	if err != nil {
 		return err
 	}
@@ -265,7 +265,7 @@ func (f *Fanout) closeSpans(ctx context.Context, e *endpoint.Endpoint) error {
 		changed := false
 		for i := range s.Spans {
 			if span := &s.Spans[i]; open[span.ID] && span.To == 0 {
-				span.To, changed = max(last, span.From-1), true
+				span.To, changed = max(log.Last, span.From-1), true
 			}
 		}
 		return changed

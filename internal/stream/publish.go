@@ -49,7 +49,7 @@ type publisher struct {
 	last   map[string]uint64 // by subject: the newest sequence that ids knows, where it is not the one before from
 	warned bool              // that publishing fails
 	newest uint64            // how far the log has come, as far as is known
-	depth  bus.Depth         // and how far it reached back when that was last looked at
+	extent bus.Extent        // and how far it reached back when that was last looked at
 }
 
 // item is an event on its way. One without an event only says that everything before it has arrived.

@@ -51,7 +51,7 @@ func (s *stream) lastTold(ctx context.Context) (*bus.Stored, error) {
 }
 
 // fades tells whether the log loses the checkpoint before long: it stands in the older half of what has begun to go.
-func (g *gap) fades(d bus.Depth) bool {
+func (g *gap) fades(d bus.Extent) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return d.First > 1 && g.toldSeq < d.First+d.Size()/2
@@ -59,14 +59,14 @@ func (g *gap) fades(d bus.Depth) bool {
 
 // lookBack learns before a filling what has left the log, and answers whether the checkpoint is about to.
 func (s *stream) lookBack(ctx context.Context) (fades bool) {
-	d, err := s.cfg.Bus.Depth(ctx)
+	d, err := s.cfg.Bus.Extent(ctx)
 	if err != nil {
 		s.log.Debug("it is not known what has left the log", "error", err)
 		return false
 	}
 	var left time.Time
-	if at, _ := s.gap.stands(); d.First > 1 && d.Since.After(at.Add(-s.cfg.GapOverlap-2*clockSlack)) {
-		left = s.left(ctx, d.Since)
+	if at, _ := s.gap.stands(); d.First > 1 && d.FirstTime.After(at.Add(-s.cfg.GapOverlap-2*clockSlack)) {
+		left = s.left(ctx, d.FirstTime)
 	}
 	s.gap.mu.Lock()
 	s.gap.left = left
@@ -110,14 +110,14 @@ func (g *gap) past(emitted, kept time.Time) bool {
 // lose it. Since a filling on this connection has reached its end, all that Nex emitted before this insight has come.
 func (s *stream) fading(emitted time.Time) *event.Event {
 	p := s.publisher
-	if p.newest-p.depth.Last < p.depth.Size()/8 {
+	if p.newest-p.extent.Last < p.extent.Size()/8 {
 		return nil
 	}
-	d, err := s.cfg.Bus.Depth(s.life)
+	d, err := s.cfg.Bus.Extent(s.life)
 	if err != nil {
 		return nil // publishing will fail as well
 	}
-	p.depth, p.newest = d, max(p.newest, d.Last)
+	p.extent, p.newest = d, max(p.newest, d.Last)
 	if !s.gap.fades(d) {
 		return nil
 	}

@@ -33,9 +33,9 @@ func (b *bench) flood(slug string, n int) {
 	}
 }
 
-func (b *bench) depth() bus.Depth {
+func (b *bench) extent() bus.Extent {
 	b.t.Helper()
-	d, err := b.bus.Depth(b.t.Context())
+	d, err := b.bus.Extent(b.t.Context())
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -51,7 +51,7 @@ func TestLogThatTurnsOver(t *testing.T) {
 	b.start(workspace("acme"))
 	b.news("acme", event.GapFilled, 1)
 	b.flood("acme", 1500)
-	if d := b.depth(); d.First < 500 {
+	if d := b.extent(); d.First < 500 {
 		t.Fatalf("%+v: this is no test", d)
 	}
 	for _, missed := range []int{0, 30} {
@@ -121,7 +121,7 @@ func TestLogThatTurnsOverDuringAGap(t *testing.T) {
 	b.sim.Drop("acme", true)
 	b.news("acme", event.StreamConnected, 2)
 	b.flood("acme", 1500)
-	if d := b.depth(); d.First < 500 {
+	if d := b.extent(); d.First < 500 {
 		t.Fatalf("%+v: this is no test", d)
 	}
 	if told := b.toldTo("acme"); !told.Equal(before) {
