@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,42 +17,31 @@ import (
 )
 
 // startCluster is three servers that keep their streams together.
-func startCluster(t *testing.T) (urls string) {
+func startCluster(t *testing.T) string {
 	t.Helper()
+	var urls []string
 	var routes []*url.URL
 	var ports []int
+	var held []net.Listener // until all are chosen, so that each is another
 	for range 3 {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer func() { _ = l.Close() }()
+		held = append(held, l)
 		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
 		routes = append(routes, &url.URL{Scheme: "nats", Host: l.Addr().String()})
+	}
+	for _, l := range held {
 		_ = l.Close()
 	}
 	for i, port := range ports {
-		s, err := server.NewServer(&server.Options{
-			ServerName: fmt.Sprintf("node-%d", i), Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true,
-			Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: port}, Routes: routes,
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.Start()
-		t.Cleanup(func() {
-			s.Shutdown()
-			s.WaitForShutdown()
-		})
-		if !s.ReadyForConnections(30 * time.Second) {
-			t.Fatal("a server does not come up")
-		}
-		if urls != "" {
-			urls += ","
-		}
-		urls += s.ClientURL()
+		urls = append(urls, guarded(t, &server.Options{
+			ServerName: fmt.Sprintf("node-%d", i), Routes: routes,
+			Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: port},
+		}))
 	}
-	return urls
+	return strings.Join(urls, ",")
 }
 
 // Every consumer can be made, and gives what its stream holds, where the streams have three replicas: a work queue is

@@ -189,42 +189,32 @@ func TestNotDisabledForTheTimeWithoutARelay(t *testing.T) {
 	}
 }
 
-// A receiver that fails and says each time when to come again only fails all the same.
+// A receiver that says each time when to come again, and never takes anything, only fails all the same, whether its answer is a
+// failure or that it has too much to do. No attempt is spent meanwhile.
 func TestDisabledWhenItOnlyPutsOff(t *testing.T) {
 	t.Parallel()
-	b := setup(t, quick)
-	b.stop()
-	b.disableAfter = 6 * time.Second
-	b.start()
-	r := newReceiver(t, func(_ int, w http.ResponseWriter, _ *http.Request, _ []byte) {
-		w.Header().Set("Retry-After", "1")
-		w.WriteHeader(http.StatusInternalServerError)
-	})
-	b.endpoints(&endpoint.Endpoint{ID: "crm", URL: r.URL})
-	b.publish("x", 20)
-	b.reader(bus.StreamNex, "nex._.relay.endpoint.disabled")()
-	for _, a := range b.attempts("crm", len(r.all())) {
-		if a.Attempt != 1 {
-			t.Fatalf("an attempt was spent: %+v", a)
-		}
+	for _, status := range []int{http.StatusInternalServerError, http.StatusServiceUnavailable} {
+		t.Run(http.StatusText(status), func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, quick)
+			b.stop()
+			b.disableAfter = 6 * time.Second
+			b.start()
+			r := newReceiver(t, func(_ int, w http.ResponseWriter, _ *http.Request, _ []byte) {
+				w.Header().Set("Retry-After", "1")
+				w.WriteHeader(status)
+			})
+			b.endpoints(&endpoint.Endpoint{ID: "crm", URL: r.URL})
+			b.publish("x", 20)
+			b.reader(bus.StreamNex, "nex._.relay.endpoint.failing")()
+			b.reader(bus.StreamNex, "nex._.relay.endpoint.disabled")()
+			for _, a := range b.attempts("crm", len(r.all())) {
+				if a.Attempt != 1 {
+					t.Fatalf("an attempt was spent: %+v", a)
+				}
+			}
+		})
 	}
-}
-
-// A receiver that says for days that it has too much to do, and never takes anything, only fails too.
-func TestDisabledWhenItIsAlwaysTooMuch(t *testing.T) {
-	t.Parallel()
-	b := setup(t, quick)
-	b.stop()
-	b.disableAfter = 6 * time.Second
-	b.start()
-	r := newReceiver(t, func(_ int, w http.ResponseWriter, _ *http.Request, _ []byte) {
-		w.Header().Set("Retry-After", "1")
-		w.WriteHeader(http.StatusServiceUnavailable)
-	})
-	b.endpoints(&endpoint.Endpoint{ID: "crm", URL: r.URL})
-	b.publish("x", 3)
-	b.reader(bus.StreamNex, "nex._.relay.endpoint.failing")()
-	b.reader(bus.StreamNex, "nex._.relay.endpoint.disabled")()
 }
 
 // A receiver that wants to be asked for its consent later is.
