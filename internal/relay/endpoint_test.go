@@ -97,6 +97,11 @@ func count(list []string, s string) (n int) {
 func (r *target) contents(n int) []string {
 	r.t.Helper()
 	var got []string
+	defer func() {
+		if r.t.Failed() {
+			r.t.Logf("taken: %v", got)
+		}
+	}()
 	eventually(r.t, fmt.Sprintf("%d webhooks are taken", n), func() bool {
 		r.mu.Lock()
 		defer r.mu.Unlock()

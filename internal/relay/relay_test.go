@@ -69,6 +69,11 @@ func (l *logBuffer) String() string {
 func newWorld(t *testing.T, workspaces ...string) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), secret: webhook.GenerateSecret(), seen: make(chan struct{}, 10_000), log: &logBuffer{}}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the relay's log:\n%s", w.log)
+		}
+	})
 	var opts nexsim.Options
 	for _, slug := range workspaces {
 		opts.Workspaces = append(opts.Workspaces, nexsim.Workspace{Slug: slug})
@@ -208,7 +213,7 @@ func (w *world) webhooks(n int) []string {
 		select {
 		case <-w.seen:
 		case <-timeout:
-			w.t.Fatalf("%d of %d webhooks came; log:\n%s", i, n, w.log)
+			w.t.Fatalf("%d of %d webhooks came", i, n)
 		}
 	}
 	w.mu.Lock()

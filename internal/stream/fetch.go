@@ -11,6 +11,7 @@ import (
 
 	"github.com/cenkalti/backoff/v4"
 
+	"github.com/nex-crm/relay/internal/event"
 	"github.com/nex-crm/relay/internal/nex"
 )
 
@@ -36,6 +37,9 @@ const (
 	// throttledTries is how often Nex may say of a window that it is asked too much before that is told: with our own pauses it
 	// takes about a minute. It says nothing of the window.
 	throttledTries = 10
+	// liveFirst is how long an insight is left to the stream, which gives more of it than REST may: the first that reaches the
+	// log stays.
+	liveFirst = 2 * time.Second
 	// goodPage is how many insights a window should hold that is a part of one that held too many.
 	goodPage = 70
 	// leastRefused is down to what a window is split that Nex refuses, if it is not for its size, and mostRefused how far up
@@ -139,6 +143,17 @@ func (s *stream) fetch(ctx context.Context, f *filling, todo []window) error {
 			todo = append(todo, later, earlier)
 			continue
 		}
+		if young, err := s.young(ctx, payload, f); err != nil {
+			release()
+			return err
+		} else if young {
+			release()
+			if err := s.leaveToStream(ctx, f); err != nil {
+				return err
+			}
+			todo = append(todo, w)
+			continue
+		}
 		held := len(payload.Insights)
 		f.learn(w, held)
 		err = s.takePage(payload, f)
@@ -155,6 +170,36 @@ func (s *stream) fetch(ctx context.Context, f *filling, todo []window) error {
 		}
 	}
 	return s.tellLost(ctx, f)
+}
+
+// young tells whether a page holds what the log does not, and the stream, which is up, may still bring: it is new by our clock.
+func (s *stream) young(ctx context.Context, payload nex.Payload, f *filling) (bool, error) {
+	now := s.cfg.Now()
+	if f.leftToStream || !s.gap.isUp() {
+		return false, nil
+	}
+	var list []*event.Event
+	for _, in := range payload.Insights {
+		if in.Time.After(now.Add(-s.cfg.liveFirst)) {
+			list = append(list, Normalize(s.workspace.Token, in, now))
+		}
+	}
+	if len(list) == 0 {
+		return false, nil
+	}
+	return s.publisher.lacks(ctx, list)
+}
+
+// leaveToStream gives the stream time to bring what is young, once in a filling: under a steady flow something always is.
+func (s *stream) leaveToStream(ctx context.Context, f *filling) error {
+	f.leftToStream = true
+	s.log.Debug("what is young is left to the stream for now", "for", s.cfg.liveFirst)
+	select {
+	case <-time.After(s.cfg.liveFirst):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // errFuture ends a filling whose end Nex takes for the future; the next asks for less.

@@ -110,19 +110,20 @@ func (s *stream) showComplete() {
 
 // filling is one run over a gap.
 type filling struct {
-	from, to  time.Time
-	end       time.Time // up to when is asked; zero for what was given up before
-	noted     time.Time // when the log last heard of it
-	surprises int
-	again     bool          // of a window that was given up before
-	pause     time.Duration // how long what is given up then waits
-	left      []window      // and what of it is given up again
-	rest      []window      // and what of it was not asked for, since a newer gap came
-	found     int
-	fresh     atomic.Int64
-	untold    []gapNews     // what Nex does not give, in the order of time
-	fits      time.Duration // a window as large should hold a good page; zero = not known
-	least     time.Duration // a window that Nex refuses is split down to this, if that is more than it would be; zero at first
+	from, to     time.Time
+	end          time.Time // up to when is asked; zero for what was given up before
+	noted        time.Time // when the log last heard of it
+	surprises    int
+	again        bool          // of a window that was given up before
+	leftToStream bool          // what is young was
+	pause        time.Duration // how long what is given up then waits
+	left         []window      // and what of it is given up again
+	rest         []window      // and what of it was not asked for, since a newer gap came
+	found        int
+	fresh        atomic.Int64
+	untold       []gapNews     // what Nex does not give, in the order of time
+	fits         time.Duration // a window as large should hold a good page; zero = not known
+	least        time.Duration // a window that Nex refuses is split down to this, if that is more than it would be; zero at first
 }
 
 // lose notes what cannot be filled, together with what is known to be lost before it where both are one.

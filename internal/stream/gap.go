@@ -93,6 +93,12 @@ func (g *gap) wentDown(now time.Time) {
 	g.lastUp, g.up, g.sound = now, false, false
 }
 
+func (g *gap) isUp() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.up
+}
+
 // surprise hears of an insight that came over the stream and was new; recalled says that it came in a replay. One that is
 // older than what was thought complete says that it was not, as when Nex's clock was set back: the gap begins with it,
 // less the overlap, and less the time for which the stream had been away, since it is the oldest that came but not the

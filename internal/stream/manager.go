@@ -44,10 +44,11 @@ type Config struct {
 	// = when they were first applied.
 	Started time.Time
 
-	// For tests: REST requests a second for each key, requestsPerSecond if 0, and the first pause after one that failed,
-	// requestPause if 0.
-	requests rate.Limit
-	pause    time.Duration
+	// For tests: REST requests a second for each key, requestsPerSecond if 0, the first pause after one that failed,
+	// requestPause if 0, and how long what is young is left to the stream, liveFirst if 0.
+	requests  rate.Limit
+	pause     time.Duration
+	liveFirst time.Duration
 }
 
 // Workspace is one stream to hold.
@@ -93,6 +94,7 @@ func NewManager(cfg Config) *Manager {
 	cfg.MaxFetches = orDefault(cfg.MaxFetches, 32)
 	cfg.DialsPerSecond = orDefault(cfg.DialsPerSecond, 500)
 	cfg.pause = orDefault(cfg.pause, requestPause)
+	cfg.liveFirst = orDefault(cfg.liveFirst, liveFirst)
 	if cfg.requests == 0 {
 		cfg.requests = requestsPerSecond
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -94,9 +95,26 @@ func (p *publisher) submit(ctx context.Context, it item) (err error) {
 
 // flush returns when everything submitted before is in the log.
 func (p *publisher) flush(ctx context.Context) error {
+	return p.between(ctx, func() {})
+}
+
+// lacks tells whether the log lacks one of these, when everything submitted before is there.
+func (p *publisher) lacks(ctx context.Context, list []*event.Event) (bool, error) {
+	var lacks bool
+	err := p.between(ctx, func() {
+		lacks = slices.ContainsFunc(list, func(e *event.Event) bool { return !p.ids.holds(e) })
+	})
+	if err != nil { // the publisher may still come to it
+		return false, err
+	}
+	return lacks, nil
+}
+
+// between does something after everything submitted before is in the log, and before anything that is submitted later.
+func (p *publisher) between(ctx context.Context, do func()) error {
 	arrived := make(chan struct{})
 	select {
-	case p.line <- item{done: func() { close(arrived) }}:
+	case p.line <- item{done: func() { do(); close(arrived) }}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}

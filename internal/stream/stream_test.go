@@ -87,7 +87,7 @@ func setup(t *testing.T, opts nexsim.Options) *bench {
 	t.Cleanup(client.CloseIdle)
 	b.cfg = Config{
 		Client: client, Logger: slog.New(slog.NewTextHandler(b.log, nil)), ReconnectMin: 10 * time.Millisecond, ReconnectMax: 100 * time.Millisecond,
-		GapOverlap: 10 * time.Minute,
+		GapOverlap: 10 * time.Minute, liveFirst: 20 * time.Millisecond,
 	}
 	return b
 }
