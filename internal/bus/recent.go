@@ -209,8 +209,21 @@ func (b *Bus) scan(ctx context.Context, filter string, since time.Time, most uin
 	return b.drain(ctx, c, pending, each)
 }
 
-// fewTooMany is how many messages may be read in vain: finding a closer start would take as long.
-const fewTooMany = 1024
+const (
+	// fewTooMany is how many messages may be read in vain: finding a closer start would take as long.
+	fewTooMany = 1024
+	// sparse is among how many others a message stands where the server reads a block of its store for each: the same time
+	// finds a start so close that hardly any is read in vain.
+	sparse = 2048
+)
+
+// spare is how many of pending messages may be read in vain to have the n newest, where they lie in a span of the log.
+func spare(n, pending, span uint64) uint64 {
+	if span/max(pending, 1) >= sparse {
+		return n / 16
+	}
+	return max(n/4, fewTooMany)
+}
 
 // tail finds a sequence from which at least n messages of filter follow, and answers a consumer that begins there and how
 // many do. JetStream cannot start "n before the end" of a subject, but says at once how many messages would follow a
@@ -239,7 +252,7 @@ func (b *Bus) tail(ctx context.Context, filter string, state jetstream.StreamSta
 		b.drop(c)
 		tooFew, step = start, step*16
 	}
-	for pending > n+max(n/4, fewTooMany) && start+1 < tooFew {
+	for pending > n+spare(n, pending, last-start) && start+1 < tooFew {
 		mid := start + (tooFew-start)/2
 		closer, p, err := b.follow(ctx, tailConsumer(filter, mid))
 		if err != nil {
