@@ -20,6 +20,7 @@ import (
 	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/bus/bustest"
 	"github.com/nex-crm/relay/internal/event"
+	"github.com/nex-crm/relay/internal/lease"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -527,5 +528,14 @@ func BenchmarkPublish(b *testing.B) {
 			}
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
 		})
+	}
+}
+
+// A half-open connection is found before a session is over.
+func TestHalfOpenConnectionIsFoundInTime(t *testing.T) {
+	t.Parallel()
+	opts := bustest.New(t).Conn().Opts
+	if found := opts.PingInterval * time.Duration(opts.MaxPingsOut+2); found > lease.TTL {
+		t.Errorf("after up to %v, a session lives %v", found, lease.TTL)
 	}
 }

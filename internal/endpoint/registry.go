@@ -176,6 +176,13 @@ func (r *Registry) rebuild() {
 	r.snapshot.Store(newSnapshot(list))
 }
 
+// State is what is remembered of an endpoint, also of one that is not known here.
+func (r *Registry) State(id string) State {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.states[id]
+}
+
 // withState is e with what is remembered of it; mu is held.
 func (r *Registry) withState(e *Endpoint) *Endpoint {
 	s, ok := r.states[e.ID]

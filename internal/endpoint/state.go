@@ -74,25 +74,26 @@ type Span struct {
 	Beat  time.Time `json:"beat,omitzero"`
 }
 
-// Granted is a receiver's consent to deliveries at a URL.
+// Granted is a receiver's consent to deliveries at a URL, from an origin.
 type Granted struct {
 	URLHash string    `json:"url_sha256"`
+	Origin  string    `json:"origin"`
 	At      time.Time `json:"at"`
 	Rate    int       `json:"rate,omitempty"` // requests a minute that it takes; 0 = it names no limit
 }
 
-// GrantedNow is the receiver's consent, nil if there is none for the endpoint's URL.
-func (e *Endpoint) GrantedNow() *Granted {
-	if g := e.State.Granted; g != nil && g.URLHash == urlHash(e.URL) {
+// GrantedNow is the receiver's consent, nil if there is none for the endpoint's URL and this origin.
+func (e *Endpoint) GrantedNow(origin string) *Granted {
+	if g := e.State.Granted; g != nil && g.URLHash == urlHash(e.URL) && g.Origin == origin {
 		return g
 	}
 	return nil
 }
 
-// Grant remembers that the receiver of a URL has consented.
-func (r *Registry) Grant(ctx context.Context, id, url string, rate int, now time.Time) error {
+// Grant remembers that the receiver of a URL has consented to what comes from an origin.
+func (r *Registry) Grant(ctx context.Context, id, url, origin string, rate int, now time.Time) error {
 	_, err := r.UpdateState(ctx, id, func(s *State) bool {
-		s.Granted = &Granted{URLHash: urlHash(url), At: now.UTC().Truncate(time.Second), Rate: rate}
+		s.Granted = &Granted{URLHash: urlHash(url), Origin: origin, At: now.UTC().Truncate(time.Second), Rate: rate}
 		return true
 	})
 	return err

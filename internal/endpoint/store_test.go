@@ -344,7 +344,7 @@ func TestDeleteForgetsTheState(t *testing.T) {
 		if _, err := r.Disable(ctx, "crm", "gone", time.Now()); err != nil {
 			t.Fatal(err)
 		}
-		if err := r.Grant(ctx, "crm", valid("crm").URL, 60, time.Now()); err != nil || r.Snapshot().Get("crm").GrantedNow() == nil {
+		if err := r.Grant(ctx, "crm", valid("crm").URL, "relay.example.com", 60, time.Now()); err != nil || r.Snapshot().Get("crm").GrantedNow("relay.example.com") == nil {
 			t.Fatalf("grant: %v", err)
 		}
 		if err := r.Delete(ctx, "crm"); err != nil {
@@ -361,16 +361,19 @@ func TestConsentHoldsForOneURL(t *testing.T) {
 	r := open(t, bustest.New(t), sealer(t, 1))
 	e := valid("file")
 	r.SetConfig([]*endpoint.Endpoint{e})
-	if err := r.Grant(t.Context(), "file", e.URL, 30, time.Now()); err != nil {
+	if err := r.Grant(t.Context(), "file", e.URL, "relay.example.com", 30, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	if g := r.Snapshot().Get("file").GrantedNow(); g == nil || g.Rate != 30 {
+	if r.Snapshot().Get("file").GrantedNow("other.example.org") != nil {
+		t.Error("it has consented to another origin")
+	}
+	if g := r.Snapshot().Get("file").GrantedNow("relay.example.com"); g == nil || g.Rate != 30 {
 		t.Errorf("%+v", g)
 	}
 	moved := valid("file")
 	moved.URL = "https://example.com/elsewhere"
 	r.SetConfig([]*endpoint.Endpoint{moved})
-	if r.Snapshot().Get("file").GrantedNow() != nil {
+	if r.Snapshot().Get("file").GrantedNow("relay.example.com") != nil {
 		t.Error("another URL is another receiver, but its consent is taken for granted")
 	}
 }

@@ -39,9 +39,15 @@ func Fingerprint(workspace, insightType, content string) string {
 	return hex.EncodeToString(sum[:16])
 }
 
+// derived begins the ids that are no ids of Nex's.
+const derived = "evt_"
+
+// Derived tells whether an id was derived: another workspace has no such, unless Nex gives ids that begin so.
+func Derived(id string) bool { return strings.HasPrefix(id, derived) }
+
 func hashID(parts ...string) string {
 	sum := digest(parts...)
-	return "evt_" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:20]))
+	return derived + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:20]))
 }
 
 // digest hashes parts so that no two different lists collide by running into each other.

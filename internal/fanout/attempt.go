@@ -75,10 +75,12 @@ func (f *Fanout) ready(l *lane, d *delivery) (e *endpoint.Endpoint, weight int) 
 // attempt is one POST and what is to be learned from it.
 func (f *Fanout) attempt(l *lane, e *endpoint.Endpoint, d *delivery) (webhook.Result, Decision) {
 	start := time.Now()
-	result, ok := f.handshake(l, e)
-	if ok {
-		result = f.send(e, d, start)
-	}
+	result := f.send(e, d, start)
+	return result, f.conclude(l, e, d, start, result)
+}
+
+// conclude takes what an attempt that began at start tells about the endpoint, and decides what becomes of the delivery.
+func (f *Fanout) conclude(l *lane, e *endpoint.Endpoint, d *delivery, start time.Time, result webhook.Result) Decision {
 	now := time.Now()
 	if result.PutOff() && result.Outcome != webhook.Canceled && d.since == 0 {
 		d.since = now.Unix()
@@ -101,7 +103,7 @@ func (f *Fanout) attempt(l *lane, e *endpoint.Endpoint, d *delivery) (webhook.Re
 	if result.Control == webhook.ControlDisable && decision.Verdict != Disable {
 		f.disable(e.ID, "the receiver asked for it (webhook-delivery: disable)", "asked", nil, nil, map[string]any{"status": result.StatusCode, "event_id": d.id})
 	}
-	return result, decision
+	return decision
 }
 
 // putOff is for how long the receiver has put a delivery off.
@@ -181,35 +183,78 @@ func (f *Fanout) origin(e *endpoint.Endpoint) string {
 	return f.cfg.Origin
 }
 
-// handshake sees that the receiver has consented, where that is asked for: ok, or the result of an attempt that was not made.
-func (f *Fanout) handshake(l *lane, e *endpoint.Endpoint) (result webhook.Result, ok bool) {
-	if !e.Handshake || e.GrantedNow() != nil {
+// unconsented tells whether a receiver's consent is still to be asked for.
+func (f *Fanout) unconsented(id string) bool {
+	e := f.cfg.Endpoints.Snapshot().Get(id)
+	return e != nil && e.Handshake && e.GrantedNow(f.cfg.Origin) == nil
+}
+
+// consent sees that the receiver has agreed, where that is asked for. If it has not, the delivery has failed and is seen to, and
+// so it is where the endpoint is to get nothing by now.
+func (f *Fanout) consent(l *lane, e *endpoint.Endpoint, d *delivery) bool {
+	start := time.Now()
+	result, agreed := f.handshake(l, e)
+	switch {
+	case !f.active(e.ID):
+		f.backlog(d)
+	case !agreed:
+		f.settle(l, d, start, result, f.conclude(l, e, d, start, result))
+	default:
+		return true
+	}
+	return false
+}
+
+// refusal is the result of an attempt that was not made for want of the receiver's consent.
+type refusal struct{ webhook.Result }
+
+func (refusal) Error() string { return "the receiver has not agreed" }
+
+// handshake sees that the receiver has consented, where that is asked for: agreed, or the result of an attempt that was not made.
+// Those that come while it is being asked share its answer.
+func (f *Fanout) handshake(l *lane, e *endpoint.Endpoint) (result webhook.Result, agreed bool) {
+	if !e.Handshake || e.GrantedNow(f.cfg.Origin) != nil {
 		return webhook.Result{}, true
 	}
-	l.granting.Lock()
-	defer l.granting.Unlock()
-	if now := f.cfg.Endpoints.Snapshot().Get(e.ID); now != nil && now.URL == e.URL && now.GrantedNow() != nil {
-		return webhook.Result{}, true // the one before was granted it
+	_, err, _ := l.granting.Do(e.URL, func() (any, error) { return nil, f.askConsent(e) })
+	var refused refusal
+	if errors.As(err, &refused) {
+		return refused.Result, false
+	}
+	if now := f.cfg.Endpoints.Snapshot().Get(e.ID); now != nil {
+		f.lane(now) // it has named its rate
+	}
+	return webhook.Result{}, true
+}
+
+// askConsent asks a receiver; its error is a [refusal].
+func (f *Fanout) askConsent(e *endpoint.Endpoint) error {
+	now := f.cfg.Endpoints.Snapshot().Get(e.ID)
+	switch {
+	case now == nil || !now.Active():
+		return refusal{webhook.Result{Outcome: webhook.Canceled, Err: errInactive}}
+	case now.URL == e.URL && now.GrantedNow(f.cfg.Origin) != nil:
+		return nil // the one before was granted it
 	}
 	start := time.Now()
 	target, err := url.Parse(e.URL)
 	if err != nil {
-		return webhook.Result{Outcome: webhook.InvalidRequest, Err: errors.New("url does not parse")}, false
+		return refusal{webhook.Result{Outcome: webhook.InvalidRequest, Err: errors.New("url does not parse")}}
 	}
 	v, err := f.cfg.Sender.Validate(f.attemptCtx, &webhook.ValidationRequest{
 		URL: target, Origin: f.cfg.Origin, Header: header(e), Route: e.Route, Timeout: orDefault(e.Timeout, f.cfg.Timeout),
 	})
 	if err == nil {
-		err = f.cfg.Endpoints.Grant(f.attemptCtx, e.ID, e.URL, v.Rate, time.Now())
+		err = f.cfg.Endpoints.Grant(f.attemptCtx, e.ID, e.URL, f.cfg.Origin, v.Rate, time.Now())
 	}
 	switch {
 	case err == nil:
 		f.log.Info("receiver has consented to deliveries", "endpoint", e.ID, "rate_per_minute", v.Rate)
-		return webhook.Result{}, true
+		return nil
 	case f.attemptCtx.Err() != nil:
-		return webhook.Result{Outcome: webhook.Canceled, Err: err, Duration: time.Since(start)}, false
+		return refusal{webhook.Result{Outcome: webhook.Canceled, Err: err, Duration: time.Since(start)}}
 	}
-	result = webhook.Result{Outcome: webhook.NotGranted, Err: err, Duration: time.Since(start)}
+	result := webhook.Result{Outcome: webhook.NotGranted, Err: err, Duration: time.Since(start)}
 	var answer *webhook.AnswerError
 	if errors.As(err, &answer) && answer.Result.PutOff() {
 		said := answer.Result
@@ -218,7 +263,7 @@ func (f *Fanout) handshake(l *lane, e *endpoint.Endpoint) (result webhook.Result
 			result.Outcome = webhook.Throttled
 		}
 	}
-	return result, false
+	return refusal{result}
 }
 
 // header is an endpoint's own.

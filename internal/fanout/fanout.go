@@ -438,14 +438,14 @@ func (f *Fanout) lane(e *endpoint.Endpoint) *lane {
 	if f.cfg.Replicas != nil {
 		replicas = max(1, f.cfg.Replicas())
 	}
-	l.setLimits(e.URL, orDefault(e.MaxInFlight, f.cfg.MaxInFlight), perSecond(e)/float64(replicas))
+	l.setLimits(e.URL, orDefault(e.MaxInFlight, f.cfg.MaxInFlight), perSecond(e, f.cfg.Origin)/float64(replicas))
 	return l
 }
 
 // perSecond is the rate limit: the endpoint's own, or what its receiver has consented to, if that is less; 0 = none.
-func perSecond(e *endpoint.Endpoint) float64 {
+func perSecond(e *endpoint.Endpoint, origin string) float64 {
 	limit := e.RateLimit
-	if g := e.GrantedNow(); e.Handshake && g != nil && g.Rate > 0 {
+	if g := e.GrantedNow(origin); e.Handshake && g != nil && g.Rate > 0 {
 		if granted := float64(g.Rate) / 60; limit == 0 || granted < limit {
 			limit = granted
 		}

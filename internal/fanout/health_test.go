@@ -285,8 +285,76 @@ func TestHandshake(t *testing.T) {
 	if asked.Load() != before {
 		t.Error("asked again, although the consent is known")
 	}
-	if g := b.registry.Snapshot().Get("crm").GrantedNow(); g == nil || g.Rate != 600 {
+	if g := b.registry.Snapshot().Get("crm").GrantedNow("relay.example.com"); g == nil || g.Rate != 600 {
 		t.Errorf("consent %+v", g)
+	}
+}
+
+// A receiver that names a rate when it consents gets no more than that from the first webhook on, however many wait.
+func TestHandshakeNamesTheRate(t *testing.T) {
+	t.Parallel()
+	b := setup(t, quick)
+	asked, answer := make(chan struct{}, 1), make(chan struct{})
+	r := newReceiver(t, nil)
+	inner := r.Config.Handler
+	r.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.Method == http.MethodOptions {
+			asked <- struct{}{}
+			<-answer
+			w.Header().Set("WebHook-Allowed-Origin", "*")
+			w.Header().Set("WebHook-Allowed-Rate", "1")
+			return
+		}
+		inner.ServeHTTP(w, req)
+	})
+	b.endpoints(&endpoint.Endpoint{ID: "crm", URL: r.URL, Handshake: true})
+	b.publish("x", 20)
+	<-asked
+	eventually(t, "all are fetched", func() bool {
+		c, err := b.bus.JetStream().Consumer(t.Context(), bus.StreamNex, bus.ConsumerFanout)
+		return err == nil && c.CachedInfo().NumPending == 0
+	})
+	close(answer)
+	r.await(t, 1)
+	b.stop() // what was on its way arrives
+	if n := len(r.all()); n != 1 {
+		t.Errorf("%d webhooks at a rate of one a minute", n)
+	}
+}
+
+// One that is paused while its receiver is asked for its consent gets nothing when it gives it.
+func TestPausedWhileItsConsentIsAskedFor(t *testing.T) {
+	t.Parallel()
+	for _, ordered := range []bool{false, true} {
+		t.Run(fmt.Sprintf("ordered=%t", ordered), func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, quick)
+			asked, answer := make(chan struct{}, 1), make(chan struct{})
+			r := newReceiver(t, nil)
+			inner := r.Config.Handler
+			r.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+				if req.Method == http.MethodOptions {
+					asked <- struct{}{}
+					<-answer
+					w.Header().Set("WebHook-Allowed-Origin", "*")
+					return
+				}
+				inner.ServeHTTP(w, req)
+			})
+			b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL, Handshake: true, Ordered: ordered})
+			ids := b.publish("x", 10)
+			<-asked
+			b.enable("crm", false, "")
+			close(answer)
+			eventually(t, "the consent is known", func() bool { return b.registry.Snapshot().Get("crm").State.Granted != nil })
+			b.stop()
+			if got := r.all(); len(got) != 0 {
+				t.Errorf("%v came while it was paused", got)
+			}
+			b.start()
+			b.enable("crm", true, "")
+			r.hasAll(t, ids, 0)
+		})
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/singleflight"
 	"golang.org/x/time/rate"
 
 	"github.com/nex-crm/relay/internal/endpoint"
@@ -32,8 +33,8 @@ const (
 type lane struct {
 	fanout   *Fanout
 	endpoint string
-	room     chan struct{} // has a value when whoever brings the backlog back should look again
-	granting sync.Mutex    // one handshake at a time
+	room     chan struct{}      // has a value when whoever brings the backlog back should look again
+	granting singleflight.Group // one handshake at a time
 
 	mu          sync.Mutex
 	url         string    // that the lane's experience is of
@@ -269,10 +270,11 @@ func (l *lane) work(d *delivery) {
 	for d != nil {
 		weight, reread := d.weight, d.reread // before it is another's
 		goes := true
-		if l.fanout.filtered(d) { // what is not for the endpoint takes no turn
+		// What is not for the endpoint takes no turn, and there is no rate to keep before the receiver has named it.
+		if l.fanout.filtered(d) || l.fanout.unconsented(d.endpoint) {
 			var e *endpoint.Endpoint
 			e, weight = l.fanout.ready(l, d)
-			goes = e != nil
+			goes = e != nil && l.fanout.consent(l, e, d)
 		}
 		switch {
 		case !goes:

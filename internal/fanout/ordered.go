@@ -56,7 +56,7 @@ func (f *Fanout) PrepareNew(ctx context.Context, e *endpoint.Endpoint) error {
 func orderedName(id string) string { return bus.OrderedPrefix + id }
 
 // orderedConsumer finds or makes an endpoint's consumer; one that exists keeps its place, a new one begins where the shared
-// one stands: so an endpoint that was not ordered before misses nothing.
+// one stands, or at the endpoint's place in the log if it has one: so an endpoint that was not ordered before misses nothing.
 func (f *Fanout) orderedConsumer(ctx context.Context, e *endpoint.Endpoint) (jetstream.Consumer, error) {
 	js := f.cfg.Bus.JetStream()
 	c, err := js.Consumer(ctx, bus.StreamNex, orderedName(e.ID))
@@ -65,11 +65,8 @@ func (f *Fanout) orderedConsumer(ctx context.Context, e *endpoint.Endpoint) (jet
 		shared, serr := js.Consumer(ctx, bus.StreamNex, bus.ConsumerFanout)
 		switch {
 		case serr == nil:
-			want.OptStartSeq = shared.CachedInfo().AckFloor.Stream + 1
-			if lost, lerr := f.orderLost(ctx, e); lerr != nil {
-				return nil, lerr
-			} else if lost {
-				want.OptStartSeq = 1
+			if want.OptStartSeq, err = f.orderBegins(ctx, e, shared.CachedInfo().AckFloor.Stream+1); err != nil {
+				return nil, err
 			}
 		case !errors.Is(serr, jetstream.ErrConsumerNotFound):
 			return nil, fmt.Errorf("consumer for its order: %w", serr)
@@ -95,6 +92,27 @@ func (f *Fanout) orderedConsumer(ctx context.Context, e *endpoint.Endpoint) (jet
 		return nil, fmt.Errorf("consumer for its order: %w", err)
 	}
 	return c, nil
+}
+
+// orderBegins is where a new consumer of an endpoint begins, if the shared one has not delivered what stands at next.
+func (f *Fanout) orderBegins(ctx context.Context, e *endpoint.Endpoint, next uint64) (uint64, error) {
+	if lost, err := f.orderLost(ctx, e); err != nil {
+		return 0, err
+	} else if lost {
+		return 1, nil
+	}
+	if err := f.cfg.Endpoints.Fence(ctx); err != nil { // another replica may have noted its place
+		return 0, err
+	}
+	state := f.cfg.Endpoints.State(e.ID)
+	if state.Position == 0 {
+		return next, nil
+	}
+	log, err := f.cfg.Bus.Extent(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return min(next, goesOnAt(&state, log)), nil
 }
 
 // orderLost tells whether an endpoint's consumer went with a log that is no more: what the new one holds is all still to come.
@@ -346,11 +364,20 @@ func (f *Fanout) handleOrdered(ctx context.Context, id string, m jetstream.Msg) 
 // attemptOrdered makes one attempt and lets the next event come, or this one again.
 func (f *Fanout) attemptOrdered(e *endpoint.Endpoint, d *delivery, began time.Time) {
 	l := f.lane(e)
-	if !l.takeTurn() {
+	result, agreed := f.handshake(l, e)
+	var decision Decision
+	switch {
+	case !f.active(e.ID):
 		d.held.giveBack(0)
 		return
+	case !agreed:
+		decision = f.conclude(l, e, d, began, result)
+	case !l.takeTurn():
+		d.held.giveBack(0)
+		return
+	default:
+		result, decision = f.attempt(l, e, d)
 	}
-	result, decision := f.attempt(l, e, d)
 	switch {
 	case decision.Verdict != Retry:
 		f.settle(l, d, began, result, decision)

@@ -200,7 +200,16 @@ func TestUnknownEndpointLosesNothing(t *testing.T) {
 func (b *bundle) file(list ...*endpoint.Endpoint) {
 	b.t.Helper()
 	for _, e := range list {
-		e.Secrets, e.Enabled = []webhook.Secret{b.secret}, true
+		e.Enabled = true
+	}
+	b.fileAsIs(list...)
+}
+
+// fileAsIs may hold endpoints that are not enabled.
+func (b *bundle) fileAsIs(list ...*endpoint.Endpoint) {
+	b.t.Helper()
+	for _, e := range list {
+		e.Secrets = []webhook.Secret{b.secret}
 	}
 	if err := b.relay.ApplyFile(b.t.Context(), list); err != nil {
 		b.t.Fatal(err)
@@ -210,11 +219,19 @@ func (b *bundle) file(list ...*endpoint.Endpoint) {
 // startWith is a start of the relay with a config file: it is applied before anything is read.
 func (b *bundle) startWith(list ...*endpoint.Endpoint) {
 	b.t.Helper()
+	for _, e := range list {
+		e.Enabled = true
+	}
+	b.startWithAsIs(list...)
+}
+
+func (b *bundle) startWithAsIs(list ...*endpoint.Endpoint) {
+	b.t.Helper()
 	f, closeF := b.fanout(nil)
 	defer closeF()
 	running := b.relay
 	b.relay = f
-	b.file(list...)
+	b.fileAsIs(list...)
 	b.relay = running
 	b.start()
 }
@@ -385,4 +402,48 @@ func TestOrderedOutOfTheFileForLong(t *testing.T) {
 	}
 	b.file(e())
 	r.hasAll(t, ids, 3)
+}
+
+// One that is made ordered while it is not active goes on from its place, as it would have without.
+func TestOrderIsSwitchedOnWhileNotActive(t *testing.T) {
+	t.Parallel()
+	type settings struct{ out, enabled, ordered bool } // out of the file
+	for name, steps := range map[string][]settings{
+		"with enabling":   {{}, {enabled: true, ordered: true}},
+		"before enabling": {{}, {ordered: true}, {enabled: true, ordered: true}},
+		"out of the file": {{out: true}, {enabled: true, ordered: true}},
+	} {
+		for _, restart := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s,restart=%t", name, restart), func(t *testing.T) {
+				t.Parallel()
+				b := setup(t, quick)
+				r := newReceiver(t, nil)
+				b.file(&endpoint.Endpoint{ID: "crm", URL: r.URL})
+				ids := b.publish("before", 3)
+				r.await(t, 3)
+				b.read()
+				for i, step := range steps {
+					var list []*endpoint.Endpoint
+					if !step.out {
+						list = append(list, &endpoint.Endpoint{ID: "crm", URL: r.URL, Enabled: step.enabled, Ordered: step.ordered})
+					}
+					if restart {
+						b.stop()
+						b.startWithAsIs(list...)
+					} else {
+						b.fileAsIs(list...)
+					}
+					if !step.enabled {
+						eventually(t, "its place is noted", func() bool { return b.registry.State("crm").Position > 0 })
+					}
+					ids = append(ids, b.publish(fmt.Sprintf("step-%d", i), 4)...)
+					b.read()
+				}
+				r.hasAll(t, ids, 0)
+				if got := slices.Compact(r.all()); !slices.Equal(got[3:], ids[3:]) {
+					t.Errorf("not in order: %v", got)
+				}
+			})
+		}
+	}
 }

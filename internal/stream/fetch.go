@@ -143,7 +143,7 @@ func (s *stream) fetch(ctx context.Context, f *filling, todo []window) error {
 			todo = append(todo, later, earlier)
 			continue
 		}
-		if young, err := s.young(ctx, payload, f); err != nil {
+		if young, err := s.young(ctx, w, payload, f); err != nil {
 			release()
 			return err
 		} else if young {
@@ -172,15 +172,28 @@ func (s *stream) fetch(ctx context.Context, f *filling, todo []window) error {
 	return s.tellLost(ctx, f)
 }
 
-// young tells whether a page holds what the log does not, and the stream, which is up, may still bring: it is new by our clock.
-func (s *stream) young(ctx context.Context, payload nex.Payload, f *filling) (bool, error) {
-	now := s.cfg.Now()
-	if f.leftToStream || !s.gap.isUp() {
+// young tells whether a page holds what the log does not, and the stream, which is up, may still bring: it is new by our clock, or,
+// should Nex's be behind, the newest that there is.
+func (s *stream) young(ctx context.Context, w window, payload nex.Payload, f *filling) (bool, error) {
+	if f.leftToStream || w.to.Before(f.to) || !s.gap.isUp() {
 		return false, nil
+	}
+	now := s.cfg.Now()
+	var latest time.Time
+	for _, in := range payload.Insights {
+		if in.Time.After(latest) {
+			latest = in.Time
+		}
+	}
+	switch {
+	case latest.IsZero():
+		return false, nil
+	case latest.After(now):
+		latest = now
 	}
 	var list []*event.Event
 	for _, in := range payload.Insights {
-		if in.Time.After(now.Add(-s.cfg.liveFirst)) {
+		if in.Time.After(latest.Add(-s.cfg.liveFirst)) {
 			list = append(list, Normalize(s.workspace.Token, in, now))
 		}
 	}

@@ -120,6 +120,12 @@ func (x *identities) covers(emitted time.Time) bool {
 	return x.since.IsZero() || !emitted.IsZero() && !x.lookFrom(emitted).Before(x.since)
 }
 
+// coversLive is covers of an insight that came over the stream. It is not looked for as far back: it has just been emitted,
+// and where Nex's clock is ahead of ours its other form has come before it.
+func (x *identities) coversLive(emitted time.Time) bool {
+	return x.since.IsZero() || emitted.IsZero() || !emitted.Add(-x.window).Before(x.since)
+}
+
 // lookFrom is the earliest time at which the log may have taken what is the same as an insight of this time. No log is older
 // than Unix time, and JetStream cannot be asked from before the year 1.
 func (x *identities) lookFrom(emitted time.Time) time.Time {

@@ -32,7 +32,19 @@ func (h held) Unwrap() http.ResponseWriter { return h.ResponseWriter }
 // An insight that both ways have comes in the form of the stream, which says more, although REST is faster.
 func TestLiveComesFirst(t *testing.T) {
 	t.Parallel()
+	for name, ahead := range map[string]time.Duration{"right": 0, "Nex's is behind": -time.Minute, "Nex's is ahead": time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			liveComesFirst(t, ahead)
+		})
+	}
+}
+
+// liveComesFirst is the test with Nex's clock ahead of ours.
+func liveComesFirst(t *testing.T, ahead time.Duration) {
 	b := setup(t, nexsim.Options{})
+	b.cfg.Backfill = time.Hour
+	b.sim.JumpClock(ahead)
 	b.cfg.liveFirst = patience
 	b.cfg.Logger = slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	given := make(chan struct{})

@@ -161,7 +161,11 @@ func (p *publisher) recall(ctx context.Context, group []item) {
 	timeless := false
 	for i := range group {
 		it := &group[i]
-		if !it.recalled || p.ids.holds(it.event) || p.ids.covers(it.event.Emitted) {
+		covered := p.ids.covers
+		if !it.recalled {
+			covered = p.ids.coversLive
+		}
+		if it.event == nil || event.IsNews(it.event.Type) || covered(it.event.Emitted) || p.ids.holds(it.event) {
 			continue
 		}
 		missing = append(missing, it)
@@ -341,17 +345,20 @@ func (p *publisher) learn(ctx context.Context, subject string) error {
 }
 
 // collision looks behind a duplicate: ids of Nex are only known to be unique within a workspace, message ids are one space
-// for the whole log. An event whose id another workspace has used is published under an id that says whose it is.
+// for the whole log. An event whose id another workspace has used, or may have, is published under an id that says whose it is.
 func (p *publisher) collision(ctx context.Context, e *event.Event, ack bus.Ack, last uint64) (bus.Ack, error) {
 	subject, err := p.bus.SubjectAt(ctx, ack.Sequence)
-	if errors.Is(err, bus.ErrNotInLog) {
-		return ack, nil // it was there, and has been removed since
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, bus.ErrNotInLog): // it was there, and has been removed since
+		if event.Derived(e.ID) {
+			return ack, nil // nobody else's
+		}
+	case err != nil:
 		return ack, err
-	}
-	if workspace, _, _ := event.SplitSubject(subject); workspace == e.Workspace {
-		return ack, nil
+	default:
+		if workspace, _, _ := event.SplitSubject(subject); workspace == e.Workspace {
+			return ack, nil
+		}
 	}
 	return p.bus.Append(ctx, e, e.Workspace+"/"+e.ID, last)
 }

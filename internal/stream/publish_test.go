@@ -277,3 +277,45 @@ func TestTextWithoutATimeComesAgain(t *testing.T) {
 		}
 	}
 }
+
+// An insight of the stream that comes late is looked for in the log where it is older than what was read back.
+func TestLateLiveInsightIsLookedFor(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	w := newWriter(t, b, leastKnown, time.Time{})
+	at := time.Now().Add(-20 * time.Minute)
+	w.put(true, form("late", "ins_1", at))
+	for i := range 2 * leastKnown {
+		w.put(true, form(fmt.Sprint("text ", i), "", at.Add(time.Duration(i)*time.Second)))
+	}
+	again := newWriter(t, b, leastKnown, time.Time{}) // after a restart
+	again.put(false, form("late", "", at))
+	if texts, _ := inLog(t, b); texts[event.Fingerprint("acme", "risk", "late")] != 1 {
+		t.Errorf("%v", texts)
+	}
+}
+
+// Another workspace's event has used the id, and is in the log no more: nobody can tell whose it was.
+func TestSameIDAsAnEventThatIsGone(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	w := newWriter(t, b, leastKnown, time.Time{})
+	now := time.Now()
+	ack, err := b.Publish(t.Context(), Normalize("beta", nex.Insight{ID: "7", Type: "risk", Content: "of beta", Time: now, Raw: []byte(`{"content":"of beta"}`)}, now))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := b.JetStream().Stream(t.Context(), bus.StreamNex)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Purge(t.Context(), jetstream.WithPurgeSequence(ack.Sequence+1)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		w.put(true, form("of acme", "7", now))
+		if _, total := inLog(t, b); total != 1 {
+			t.Fatalf("%d in the log", total)
+		}
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -52,7 +53,7 @@ func (r *Route) check() error {
 type routeKey struct {
 	scheme string // the target's, where there is a proxy: the two kinds of target are proxied in two ways
 	proxy  string
-	cert   [sha256.Size]byte // of the leaf; zero without one
+	cert   [sha256.Size]byte // of the whole chain; zero without one
 }
 
 func (r *Route) key(scheme string) routeKey {
@@ -61,7 +62,7 @@ func (r *Route) key(scheme string) routeKey {
 		k.scheme, k.proxy = scheme, r.Proxy.String()
 	}
 	if r.ClientCert != nil {
-		k.cert = sha256.Sum256(r.ClientCert.Certificate[0])
+		k.cert = sha256.Sum256(slices.Concat(r.ClientCert.Certificate...)) // each says how long it is: DER
 	}
 	return k
 }

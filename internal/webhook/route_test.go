@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -40,6 +41,8 @@ func TestClientCert(t *testing.T) {
 		c.TLSConfig.ClientSessionCache = tls.NewLRUClientSessionCache(8)
 	})
 	one, two := cert(ca, "one"), cert(ca, "two")
+	chained := *one // the same leaf, which another may be unable to prove without what follows
+	chained.Certificate = append(slices.Clone(one.Certificate), ca.cert.Raw)
 	peers := map[string]string{}
 	for i := range 3 {
 		for name, c := range map[string]*tls.Certificate{"one": one, "two": two} {
@@ -59,6 +62,11 @@ func TestClientCert(t *testing.T) {
 	}
 	if peers["one"] == peers["two"] {
 		t.Error("two routes share a connection")
+	}
+	r := request(t, srv.URL)
+	r.Route = &webhook.Route{ClientCert: &chained}
+	if got := s.Send(t.Context(), r); string(got.Body) == "one "+peers["one"] {
+		t.Error("two chains share a connection")
 	}
 	for name, route := range map[string]*webhook.Route{"none": nil, "an unknown authority's": {ClientCert: cert(stranger, "one")}} {
 		r := request(t, srv.URL)
