@@ -215,3 +215,45 @@ func TestStopsWithoutNATS(t *testing.T) {
 		t.Fatal("still running after 25 s")
 	}
 }
+
+// What an ordered endpoint waits for is no longer waited for when its owner gives it another URL, or switches it off and on.
+func TestOrderedThatWaitsIsTriedAtOnce(t *testing.T) {
+	t.Parallel()
+	for name, mend := range map[string]func(b *bundle, url string){
+		"another URL": func(b *bundle, url string) {
+			b.endpoints(&endpoint.Endpoint{ID: "crm", URL: url, Ordered: true})
+		},
+		"off and on": func(b *bundle, _ string) {
+			b.enable("crm", false, "")
+			eventually(b.t, "the place is noted", func() bool { return b.registry.Snapshot().Get("crm").State.Position > 0 })
+			b.enable("crm", true, "")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, fanout.Policy{Schedule: []time.Duration{0, time.Hour}, RetryAfterMax: time.Hour})
+			var healthy atomic.Bool
+			busy := newReceiver(t, func(_ int, w http.ResponseWriter, _ *http.Request, _ []byte) {
+				if !healthy.Load() {
+					w.Header().Set("Retry-After", "3600")
+					w.WriteHeader(http.StatusTooManyRequests)
+				}
+			})
+			well := newReceiver(t, nil)
+			e := &endpoint.Endpoint{ID: "crm", URL: busy.URL, Ordered: true}
+			if name == "another URL" {
+				b.endpoints(e)
+			} else {
+				b.create(e)
+			}
+			ids := b.publish("x", 3)
+			eventually(t, "it waits", func() bool { return b.registry.Snapshot().Get("crm").State.Ordered != nil })
+			healthy.Store(true)
+			mend(b, well.URL)
+			eventually(t, "everything has come", func() bool {
+				got := append(busy.all(), well.all()...)
+				return slices.Equal(slices.Compact(got), ids)
+			})
+		})
+	}
+}
