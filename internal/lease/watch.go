@@ -31,7 +31,7 @@ func (t *Table) follow(ctx context.Context) error {
 	defer func() { _ = w.Stop() }()
 	sessions, leases := map[string]session{}, map[string]held{}
 	initial, began := true, time.Now()
-	check := time.NewTicker(t.cfg.TTL / 3)
+	check := time.NewTicker(t.cfg.TTL / 15)
 	defer check.Stop()
 	for {
 		select {
@@ -48,7 +48,7 @@ func (t *Table) follow(ctx context.Context) error {
 				t.see(entry)
 			}
 		case <-check.C:
-			if t.deaf() {
+			if t.deaf(initial) {
 				return errors.New("own renewals are not seen")
 			}
 		case <-ctx.Done():
@@ -57,12 +57,20 @@ func (t *Table) follow(ctx context.Context) error {
 	}
 }
 
-// deaf tells whether we renew and do not see it.
-func (t *Table) deaf() bool {
+// deafAfter is how long a renewal that was stored may take to be seen.
+const deafAfter = 3 * time.Second
+
+// deaf tells whether we renew and do not see it. The client finds after 10 s or more that a watch has not outlived its connection or
+// its server, and until then nobody's silence counts.
+func (t *Table) deaf(initial bool) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	return t.alive(now) && now.Sub(t.lastSeen) > t.cfg.TTL
+	if !t.alive(now) {
+		return false
+	}
+	unseen := !initial && t.sessions[t.replica].revision < t.revision && now.Sub(t.wroteAt) > deafAfter
+	return unseen || now.Sub(t.lastSeen) > t.cfg.TTL
 }
 
 func apply(entry jetstream.KeyValueEntry, sessions map[string]session, leases map[string]held) {
