@@ -105,17 +105,6 @@ type OrderedState struct {
 	Attempt  int       `json:"attempt"`
 	NextAt   time.Time `json:"next_at"`
 	Since    int64     `json:"since,omitempty"` // Unix seconds when the receiver first put it off
-	// URLHash is of the URL that NextAt was learnt of.
-	URLHash string `json:"url_sha256,omitempty"`
-}
-
-// Waits tells whether an ordered endpoint's event waits for a time that was learnt of its URL, and not of another.
-func (s *OrderedState) Waits(e *Endpoint) bool { return s.URLHash == urlHash(e.URL) }
-
-// NoteWait notes when the event at which an ordered endpoint stands is attempted next.
-func (s *State) NoteWait(e *Endpoint, next OrderedState) {
-	next.URLHash = urlHash(e.URL)
-	s.Ordered = &next
 }
 
 // UpdateState changes what is remembered of an endpoint, on what the bucket holds at that moment. change may be called

@@ -25,6 +25,10 @@ func (f *Fanout) attemptDelivery(l *lane, d *delivery) (weight int) {
 	if e == nil {
 		return weight
 	}
+	if e.Handshake && e.GrantedNow(f.cfg.Origin) == nil { // it has become another while it was waited for its turn
+		f.backlog(d)
+		return weight
+	}
 	result, decision := f.attempt(l, e, d)
 	f.settle(l, d, began, result, decision)
 	return weight

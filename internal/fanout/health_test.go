@@ -458,3 +458,38 @@ func TestBacklogIsSharedAndOutlivesARestart(t *testing.T) {
 		t.Errorf("%d attempts for %d events", n, len(ids))
 	}
 }
+
+// The consent of one URL is none of another, to which the endpoint changes meanwhile.
+func TestURLChangesWhileConsentIsAskedFor(t *testing.T) {
+	t.Parallel()
+	b := setup(t, quick)
+	asked, answer := make(chan struct{}, 8), make(chan struct{})
+	agreeing := func(wait bool) (r *receiver, agreed *atomic.Bool) {
+		r, agreed = newReceiver(t, nil), &atomic.Bool{}
+		inner := r.Config.Handler
+		r.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if req.Method != http.MethodOptions {
+				if !agreed.Load() {
+					t.Error("a webhook to a receiver that has not agreed")
+				}
+				inner.ServeHTTP(w, req)
+				return
+			}
+			if wait {
+				asked <- struct{}{}
+				<-answer
+			}
+			agreed.Store(true)
+			w.Header().Set("WebHook-Allowed-Origin", "*")
+		})
+		return r, agreed
+	}
+	first, _ := agreeing(true)
+	second, _ := agreeing(false)
+	b.endpoints(&endpoint.Endpoint{ID: "crm", URL: first.URL, Handshake: true})
+	ids := b.publish("x", 10)
+	<-asked
+	b.endpoints(&endpoint.Endpoint{ID: "crm", URL: second.URL, Handshake: true})
+	close(answer)
+	second.hasAll(t, ids, 0)
+}

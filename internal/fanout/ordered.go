@@ -160,9 +160,6 @@ func (f *Fanout) reconcileOrdered(ctx context.Context, snapshot *endpoint.Snapsh
 		case !e.Ordered && e.State.InOrder:
 			err = f.endOrder(ctx, e)
 		}
-		if err == nil && e.Ordered && e.Active() && e.State.Ordered != nil && !e.State.Ordered.Waits(e) {
-			err = f.hurry(ctx, e)
-		}
 		if err != nil && ctx.Err() == nil {
 			f.log.Warn("an endpoint's order cannot be begun or ended yet, trying on", "endpoint", e.ID, "error", err)
 		}
@@ -172,34 +169,6 @@ func (f *Fanout) reconcileOrdered(ctx context.Context, snapshot *endpoint.Snapsh
 			f.ordering.Go(func() { f.keepOrder(ctx, e.ID) })
 		}
 	}
-}
-
-// hurry has the event at which an ordered endpoint stands attempted at once: what it waits for was learnt of another URL, or before
-// its owner switched it on again.
-func (f *Fanout) hurry(ctx context.Context, e *endpoint.Endpoint) error {
-	waits := false
-	_, err := f.cfg.Endpoints.UpdateState(ctx, e.ID, func(s *endpoint.State) bool {
-		if s.Ordered == nil {
-			return false
-		}
-		waits = s.Ordered.NextAt.After(time.Now())
-		next := *s.Ordered
-		next.NextAt = time.Time{}
-		s.NoteWait(e, next)
-		return true
-	})
-	if err != nil || !waits {
-		return err
-	}
-	c, err := f.cfg.Bus.JetStream().Consumer(ctx, bus.StreamNex, orderedName(e.ID))
-	if err != nil {
-		return err
-	}
-	if run := f.ordered[e.ID]; run != nil {
-		run.stop()
-		delete(f.ordered, e.ID)
-	}
-	return f.restartOrdered(ctx, e, c.CachedInfo().AckFloor.Stream+1) // it was returned until then, and comes anew
 }
 
 func (f *Fanout) stopOrdered() {
@@ -418,7 +387,7 @@ func (f *Fanout) attemptOrdered(e *endpoint.Endpoint, d *delivery, began time.Ti
 		next := endpoint.OrderedState{Sequence: d.sequence, Attempt: decision.Attempt, NextAt: decision.At, Since: d.since}
 		err := f.untilDone("note attempt of an ordered endpoint", func() error {
 			_, err := f.cfg.Endpoints.UpdateState(f.storeCtx, d.endpoint, func(s *endpoint.State) bool {
-				s.NoteWait(e, next)
+				s.Ordered = &next
 				return true
 			})
 			return err

@@ -239,9 +239,6 @@ func (f *Fanout) goOn(ctx context.Context, e *endpoint.Endpoint) error {
 			data["missed"] = map[string]uint64{"from": from, "to": log.First - 1}
 		}
 		f.tell(event.EndpointResumed, e.ID, data)
-		if e.Ordered && mode != endpoint.ModeSkip {
-			return f.hurry(ctx, e)
-		}
 	}
 	return err
 }

@@ -75,6 +75,7 @@ type Table struct {
 	synced   bool      // the bucket has been read
 	steady   time.Time // since when we see our own renewals without a gap: before, nobody else's silence counts
 	lastSeen time.Time // of our own session
+	anew     time.Time // when a watch was last begun anew because a renewal of ours was not seen
 	sessions map[string]session
 	leases   map[string]held
 	free     map[string]time.Time // since when a wanted name is seen without a holder

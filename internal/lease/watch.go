@@ -69,8 +69,11 @@ func (t *Table) deaf(initial bool) bool {
 	if !t.alive(now) {
 		return false
 	}
-	unseen := !initial && t.sessions[t.replica].revision < t.revision && now.Sub(t.wroteAt) > deafAfter
-	return unseen || now.Sub(t.lastSeen) > t.cfg.TTL
+	if !initial && t.sessions[t.replica].revision < t.revision && now.Sub(t.wroteAt) > deafAfter && now.Sub(t.anew) > 2*t.cfg.TTL {
+		t.anew = now // not again soon: a server that is slow is one thing, a watch that is dead another
+		return true
+	}
+	return now.Sub(t.lastSeen) > t.cfg.TTL
 }
 
 func apply(entry jetstream.KeyValueEntry, sessions map[string]session, leases map[string]held) {

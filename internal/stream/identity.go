@@ -120,10 +120,11 @@ func (x *identities) covers(emitted time.Time) bool {
 	return x.since.IsZero() || !emitted.IsZero() && !x.lookFrom(emitted).Before(x.since)
 }
 
-// coversLive is covers of an insight that came over the stream. It is not looked for as far back: it has just been emitted,
-// and where Nex's clock is ahead of ours its other form has come before it.
-func (x *identities) coversLive(emitted time.Time) bool {
-	return x.since.IsZero() || emitted.IsZero() || !emitted.Add(-x.window).Before(x.since)
+// coversLive is covers of an insight that came over the stream: only one that comes late may be in the log without being here,
+// and to look for each there would cost more than all the rest.
+func (x *identities) coversLive(emitted, now time.Time) bool {
+	late := emitted.Before(now.Add(-x.window - readBackSlack))
+	return !late || x.since.IsZero() || emitted.IsZero() || !emitted.Add(-x.window).Before(x.since)
 }
 
 // lookFrom is the earliest time at which the log may have taken what is the same as an insight of this time. No log is older

@@ -163,7 +163,7 @@ func (p *publisher) recall(ctx context.Context, group []item) {
 		it := &group[i]
 		covered := p.ids.covers
 		if !it.recalled {
-			covered = p.ids.coversLive
+			covered = func(at time.Time) bool { return p.ids.coversLive(at, p.now()) }
 		}
 		if it.event == nil || event.IsNews(it.event.Type) || covered(it.event.Emitted) || p.ids.holds(it.event) {
 			continue
