@@ -25,7 +25,7 @@ func (f *Fanout) attemptDelivery(l *lane, d *delivery) (weight int) {
 	if e == nil {
 		return weight
 	}
-	if e.Handshake && e.GrantedNow(f.cfg.Origin) == nil { // it has become another while it was waited for its turn
+	if f.unconsented(e) { // it has become another since it was asked
 		f.backlog(d)
 		return weight
 	}
@@ -187,14 +187,13 @@ func (f *Fanout) origin(e *endpoint.Endpoint) string {
 	return f.cfg.Origin
 }
 
-// unconsented tells whether a receiver's consent is still to be asked for.
-func (f *Fanout) unconsented(id string) bool {
-	e := f.cfg.Endpoints.Snapshot().Get(id)
+// unconsented tells whether an endpoint's receiver has still to be asked for its consent.
+func (f *Fanout) unconsented(e *endpoint.Endpoint) bool {
 	return e != nil && e.Handshake && e.GrantedNow(f.cfg.Origin) == nil
 }
 
-// consent sees that the receiver has agreed, where that is asked for. If it has not, the delivery has failed and is seen to, and
-// so it is where the endpoint is to get nothing by now.
+// consent sees that the receiver has agreed, where that is asked for. If it has not, or the endpoint is to get nothing by now, it
+// sees to the delivery and answers false.
 func (f *Fanout) consent(l *lane, e *endpoint.Endpoint, d *delivery) bool {
 	start := time.Now()
 	result, agreed := f.handshake(l, e)
@@ -209,21 +208,15 @@ func (f *Fanout) consent(l *lane, e *endpoint.Endpoint, d *delivery) bool {
 	return false
 }
 
-// refusal is the result of an attempt that was not made for want of the receiver's consent.
-type refusal struct{ webhook.Result }
-
-func (refusal) Error() string { return "the receiver has not agreed" }
-
 // handshake sees that the receiver has consented, where that is asked for: agreed, or the result of an attempt that was not made.
 // Those that come while it is being asked share its answer.
 func (f *Fanout) handshake(l *lane, e *endpoint.Endpoint) (result webhook.Result, agreed bool) {
-	if !e.Handshake || e.GrantedNow(f.cfg.Origin) != nil {
+	if !f.unconsented(e) {
 		return webhook.Result{}, true
 	}
-	_, err, _ := l.granting.Do(e.URL, func() (any, error) { return nil, f.askConsent(e) })
-	var refused refusal
-	if errors.As(err, &refused) {
-		return refused.Result, false
+	answer, _, _ := l.granting.Do(e.URL, func() (any, error) { return f.askConsent(e), nil })
+	if refused := answer.(*webhook.Result); refused != nil {
+		return *refused, false
 	}
 	if now := f.cfg.Endpoints.Snapshot().Get(e.ID); now != nil {
 		f.lane(now) // it has named its rate
@@ -231,19 +224,19 @@ func (f *Fanout) handshake(l *lane, e *endpoint.Endpoint) (result webhook.Result
 	return webhook.Result{}, true
 }
 
-// askConsent asks a receiver; its error is a [refusal].
-func (f *Fanout) askConsent(e *endpoint.Endpoint) error {
+// askConsent asks a receiver, and answers nil if it agrees.
+func (f *Fanout) askConsent(e *endpoint.Endpoint) *webhook.Result {
 	now := f.cfg.Endpoints.Snapshot().Get(e.ID)
 	switch {
 	case now == nil || !now.Active():
-		return refusal{webhook.Result{Outcome: webhook.Canceled, Err: errInactive}}
-	case now.URL == e.URL && now.GrantedNow(f.cfg.Origin) != nil:
+		return &webhook.Result{Outcome: webhook.Canceled, Err: errInactive}
+	case now.URL == e.URL && !f.unconsented(now):
 		return nil // the one before was granted it
 	}
 	start := time.Now()
 	target, err := url.Parse(e.URL)
 	if err != nil {
-		return refusal{webhook.Result{Outcome: webhook.InvalidRequest, Err: errors.New("url does not parse")}}
+		return &webhook.Result{Outcome: webhook.InvalidRequest, Err: errors.New("url does not parse")}
 	}
 	v, err := f.cfg.Sender.Validate(f.attemptCtx, &webhook.ValidationRequest{
 		URL: target, Origin: f.cfg.Origin, Header: header(e), Route: e.Route, Timeout: orDefault(e.Timeout, f.cfg.Timeout),
@@ -256,9 +249,9 @@ func (f *Fanout) askConsent(e *endpoint.Endpoint) error {
 		f.log.Info("receiver has consented to deliveries", "endpoint", e.ID, "rate_per_minute", v.Rate)
 		return nil
 	case f.attemptCtx.Err() != nil:
-		return refusal{webhook.Result{Outcome: webhook.Canceled, Err: err, Duration: time.Since(start)}}
+		return &webhook.Result{Outcome: webhook.Canceled, Err: err, Duration: time.Since(start)}
 	}
-	result := webhook.Result{Outcome: webhook.NotGranted, Err: err, Duration: time.Since(start)}
+	result := &webhook.Result{Outcome: webhook.NotGranted, Err: err, Duration: time.Since(start)}
 	var answer *webhook.AnswerError
 	if errors.As(err, &answer) && answer.Result.PutOff() {
 		said := answer.Result
@@ -267,7 +260,7 @@ func (f *Fanout) askConsent(e *endpoint.Endpoint) error {
 			result.Outcome = webhook.Throttled
 		}
 	}
-	return refusal{result}
+	return result
 }
 
 // header is an endpoint's own.

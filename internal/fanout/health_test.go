@@ -290,23 +290,39 @@ func TestHandshake(t *testing.T) {
 	}
 }
 
+// agreeing is a receiver that is asked for its consent and gives it, with a rate where one is named, when answer is closed or if it is
+// nil; asked has a value for each time. It fails the test if a webhook comes before.
+func agreeing(t *testing.T, rate string, answer <-chan struct{}) (r *receiver, asked chan struct{}) {
+	r, asked = newReceiver(t, nil), make(chan struct{}, 16)
+	var agreed atomic.Bool
+	inner := r.Config.Handler
+	r.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.Method != http.MethodOptions {
+			if !agreed.Load() {
+				t.Error("a webhook to a receiver that has not agreed")
+			}
+			inner.ServeHTTP(w, req)
+			return
+		}
+		asked <- struct{}{}
+		if answer != nil {
+			<-answer
+		}
+		agreed.Store(true)
+		w.Header().Set("WebHook-Allowed-Origin", "*")
+		if rate != "" {
+			w.Header().Set("WebHook-Allowed-Rate", rate)
+		}
+	})
+	return r, asked
+}
+
 // A receiver that names a rate when it consents gets no more than that from the first webhook on, however many wait.
 func TestHandshakeNamesTheRate(t *testing.T) {
 	t.Parallel()
 	b := setup(t, quick)
-	asked, answer := make(chan struct{}, 1), make(chan struct{})
-	r := newReceiver(t, nil)
-	inner := r.Config.Handler
-	r.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if req.Method == http.MethodOptions {
-			asked <- struct{}{}
-			<-answer
-			w.Header().Set("WebHook-Allowed-Origin", "*")
-			w.Header().Set("WebHook-Allowed-Rate", "1")
-			return
-		}
-		inner.ServeHTTP(w, req)
-	})
+	answer := make(chan struct{})
+	r, asked := agreeing(t, "1", answer)
 	b.endpoints(&endpoint.Endpoint{ID: "crm", URL: r.URL, Handshake: true})
 	b.publish("x", 20)
 	<-asked
@@ -329,18 +345,8 @@ func TestPausedWhileItsConsentIsAskedFor(t *testing.T) {
 		t.Run(fmt.Sprintf("ordered=%t", ordered), func(t *testing.T) {
 			t.Parallel()
 			b := setup(t, quick)
-			asked, answer := make(chan struct{}, 1), make(chan struct{})
-			r := newReceiver(t, nil)
-			inner := r.Config.Handler
-			r.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-				if req.Method == http.MethodOptions {
-					asked <- struct{}{}
-					<-answer
-					w.Header().Set("WebHook-Allowed-Origin", "*")
-					return
-				}
-				inner.ServeHTTP(w, req)
-			})
+			answer := make(chan struct{})
+			r, asked := agreeing(t, "", answer)
 			b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL, Handshake: true, Ordered: ordered})
 			ids := b.publish("x", 10)
 			<-asked
@@ -356,6 +362,21 @@ func TestPausedWhileItsConsentIsAskedFor(t *testing.T) {
 			r.hasAll(t, ids, 0)
 		})
 	}
+}
+
+// The consent of one URL is none of another, to which the endpoint changes meanwhile.
+func TestURLChangesWhileConsentIsAskedFor(t *testing.T) {
+	t.Parallel()
+	b := setup(t, quick)
+	answer := make(chan struct{})
+	first, asked := agreeing(t, "", answer)
+	second, _ := agreeing(t, "", nil)
+	b.endpoints(&endpoint.Endpoint{ID: "crm", URL: first.URL, Handshake: true})
+	ids := b.publish("x", 10)
+	<-asked
+	b.endpoints(&endpoint.Endpoint{ID: "crm", URL: second.URL, Handshake: true})
+	close(answer)
+	second.hasAll(t, ids, 0)
 }
 
 func TestFilterLiveAndWhilePaused(t *testing.T) {
@@ -457,39 +478,4 @@ func TestBacklogIsSharedAndOutlivesARestart(t *testing.T) {
 	if n := len(r.all()); n > len(ids)+4 { // the two that were cut, and two that the drain began anew
 		t.Errorf("%d attempts for %d events", n, len(ids))
 	}
-}
-
-// The consent of one URL is none of another, to which the endpoint changes meanwhile.
-func TestURLChangesWhileConsentIsAskedFor(t *testing.T) {
-	t.Parallel()
-	b := setup(t, quick)
-	asked, answer := make(chan struct{}, 8), make(chan struct{})
-	agreeing := func(wait bool) (r *receiver, agreed *atomic.Bool) {
-		r, agreed = newReceiver(t, nil), &atomic.Bool{}
-		inner := r.Config.Handler
-		r.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-			if req.Method != http.MethodOptions {
-				if !agreed.Load() {
-					t.Error("a webhook to a receiver that has not agreed")
-				}
-				inner.ServeHTTP(w, req)
-				return
-			}
-			if wait {
-				asked <- struct{}{}
-				<-answer
-			}
-			agreed.Store(true)
-			w.Header().Set("WebHook-Allowed-Origin", "*")
-		})
-		return r, agreed
-	}
-	first, _ := agreeing(true)
-	second, _ := agreeing(false)
-	b.endpoints(&endpoint.Endpoint{ID: "crm", URL: first.URL, Handshake: true})
-	ids := b.publish("x", 10)
-	<-asked
-	b.endpoints(&endpoint.Endpoint{ID: "crm", URL: second.URL, Handshake: true})
-	close(answer)
-	second.hasAll(t, ids, 0)
 }

@@ -271,7 +271,7 @@ func (l *lane) work(d *delivery) {
 		weight, reread := d.weight, d.reread // before it is another's
 		goes := true
 		// What is not for the endpoint takes no turn, and there is no rate to keep before the receiver has named it.
-		if l.fanout.filtered(d) || l.fanout.unconsented(d.endpoint) {
+		if l.fanout.filtered(d) || l.fanout.unconsented(l.fanout.cfg.Endpoints.Snapshot().Get(d.endpoint)) {
 			var e *endpoint.Endpoint
 			e, weight = l.fanout.ready(l, d)
 			goes = e != nil && l.fanout.consent(l, e, d)
