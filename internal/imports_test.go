@@ -25,7 +25,7 @@ var mayImport = map[string][]string{
 	"internal/api":         {"internal/bus", "internal/endpoint", "internal/event", "internal/fanout", "internal/stream", "internal/webhook"},
 	"internal/bus":         {"internal/event"},
 	"internal/bus/bustest": {"internal/bus"},
-	"internal/chaos":       {"internal/nexsim", "internal/webhook"}, // starts the relay as a process, and looks from outside
+	"internal/chaos":       {"internal/nexsim", "internal/porttest", "internal/webhook"}, // starts the relay as a process, and looks from outside
 	"internal/config":      {},
 	"internal/endpoint":    {"internal/event", "internal/webhook"},
 	"internal/event":       {},
@@ -33,6 +33,7 @@ var mayImport = map[string][]string{
 	"internal/lease":       {},
 	"internal/nex":         {},
 	"internal/nexsim":      {"internal/nex"},
+	"internal/porttest":    {},
 	"internal/relay": {
 		"internal/api", "internal/bus", "internal/config", "internal/endpoint", "internal/event", "internal/fanout",
 		"internal/lease", "internal/nex", "internal/stream", "internal/webhook",

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"text/template"
 	"time"
 
@@ -134,11 +135,11 @@ func (d *demo) run(ctx context.Context) error {
 	defer stopReceiver()
 	d.view.step("webhook receiver", "http://"+receiverAddr)
 
-	if err := d.configure(simAddr, receiverAddr); err != nil {
+	relayDone, stopRelay, err := d.start(ctx, simAddr, receiverAddr)
+	if err != nil {
 		return err
 	}
-	relayDone, stopRelay := launch(background, d.relay.Run)
-	if err := d.await(ctx, relayDone); err != nil {
+	if err := d.await(ctx); err != nil {
 		return errors.Join(err, stopRelay())
 	}
 	emitted, silence := launch(background, d.sim.Run)
@@ -195,8 +196,37 @@ func (d *demo) simulate() (err error) {
 	return err
 }
 
+// start runs the relay on the well-known addresses as far as they are free, and on any free ones where another program
+// was faster.
+func (d *demo) start(ctx context.Context, simAddr, receiverAddr string) (done <-chan struct{}, stop func() error, err error) {
+	done, stop, err = d.launchRelay(ctx, simAddr, receiverAddr, freeAddr("127.0.0.1:4222"), freeAddr("127.0.0.1:8080"))
+	if errors.Is(err, syscall.EADDRINUSE) {
+		done, stop, err = d.launchRelay(ctx, simAddr, receiverAddr, anyAddr, anyAddr)
+	}
+	return done, stop, err
+}
+
+// launchRelay returns when the relay is up, with an error when it is not.
+func (d *demo) launchRelay(ctx context.Context, simAddr, receiverAddr, natsAddr, httpAddr string) (done <-chan struct{}, stop func() error, err error) {
+	if err := d.configure(simAddr, receiverAddr, natsAddr, httpAddr); err != nil {
+		return nil, nil, err
+	}
+	done, stop = launch(context.WithoutCancel(ctx), d.relay.Run)
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	select {
+	case <-d.relay.Ready():
+		return done, stop, nil
+	case <-done:
+		err = errors.New("the relay did not start")
+	case <-ctx.Done():
+		err = fmt.Errorf("start: %w", ctx.Err())
+	}
+	return nil, nil, errors.Join(err, stop())
+}
+
 // configure writes a relay.yaml and builds the relay from it.
-func (d *demo) configure(simAddr, receiverAddr string) error {
+func (d *demo) configure(simAddr, receiverAddr, natsAddr, httpAddr string) error {
 	files := map[string]string{"webhook.secret": d.secret.Reveal()}
 	for _, name := range d.names {
 		files[name+".key"] = nexsim.DefaultKey(name)
@@ -209,7 +239,7 @@ func (d *demo) configure(simAddr, receiverAddr string) error {
 	var text strings.Builder
 	if err := demoConfig.Execute(&text, map[string]any{
 		"Nex": simAddr, "Receiver": receiverAddr, "Workspaces": d.names, "Dir": d.dir,
-		"NATS": freeAddr("127.0.0.1:4222"), "HTTP": freeAddr("127.0.0.1:8080"),
+		"NATS": natsAddr, "HTTP": httpAddr,
 	}); err != nil {
 		return err
 	}
@@ -225,27 +255,22 @@ func (d *demo) configure(simAddr, receiverAddr string) error {
 	return err
 }
 
+const anyAddr = "127.0.0.1:0"
+
 // freeAddr is the well-known address if nobody has it, else any free one.
 func freeAddr(addr string) string {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
-		return "127.0.0.1:0"
+		return anyAddr
 	}
 	_ = l.Close()
 	return addr
 }
 
-// await returns when the relay is up and every stream is open.
-func (d *demo) await(ctx context.Context, relayDone <-chan struct{}) error {
+// await returns when every stream is open.
+func (d *demo) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
-	select {
-	case <-d.relay.Ready():
-	case <-relayDone:
-		return errors.New("the relay did not start")
-	case <-ctx.Done():
-		return fmt.Errorf("start: %w", ctx.Err())
-	}
 	d.view.step("embedded NATS", d.relay.NATSURL())
 	d.view.step("relay", "http://"+d.relay.Addr())
 	for _, name := range d.names {

@@ -21,6 +21,7 @@ import (
 	"github.com/nex-crm/relay/internal/bus/bustest"
 	"github.com/nex-crm/relay/internal/event"
 	"github.com/nex-crm/relay/internal/lease"
+	"github.com/nex-crm/relay/internal/porttest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -427,12 +428,11 @@ func TestUnusableStreamIsRefused(t *testing.T) {
 
 func TestOpenWaitsForAnExternalServer(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := porttest.Free() // nobody answers there now
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := l.Addr().String()
-	_ = l.Close() // nobody answers there now
+	addr := fmt.Sprintf("127.0.0.1:%d", port)
 	var log bytes.Buffer
 	cfg := bustest.Config(t)
 	cfg.URL = "nats://" + addr

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/url"
 	"strings"
 	"testing"
@@ -14,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nex-crm/relay/internal/bus"
+	"github.com/nex-crm/relay/internal/porttest"
 )
 
 // startCluster is three servers that keep their streams together.
@@ -22,18 +22,13 @@ func startCluster(t *testing.T) string {
 	var urls []string
 	var routes []*url.URL
 	var ports []int
-	var held []net.Listener // until all are chosen, so that each is another
 	for range 3 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		port, err := porttest.Free()
 		if err != nil {
 			t.Fatal(err)
 		}
-		held = append(held, l)
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-		routes = append(routes, &url.URL{Scheme: "nats", Host: l.Addr().String()})
-	}
-	for _, l := range held {
-		_ = l.Close()
+		ports = append(ports, port)
+		routes = append(routes, &url.URL{Scheme: "nats", Host: fmt.Sprintf("127.0.0.1:%d", port)})
 	}
 	for i, port := range ports {
 		urls = append(urls, guarded(t, &server.Options{

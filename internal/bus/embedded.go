@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -109,6 +110,9 @@ func (e *embedded) start() error {
 	deadline := time.Now().Add(readyTimeout)
 	for !s.ReadyForConnections(100 * time.Millisecond) {
 		if fatal := logger.fatal.Load(); fatal != nil {
+			if strings.Contains(*fatal, syscall.EADDRINUSE.Error()) { // somebody took it after it was tried
+				return listenError(syscall.EADDRINUSE)
+			}
 			return errors.New(*fatal)
 		}
 		if time.Now().After(deadline) {
@@ -253,9 +257,13 @@ func serverOptions(cfg Config) (*server.Options, error) {
 	// The server reports a busy port only in its log. Try it first, for an error that names the key.
 	probe, err := net.Listen("tcp", cfg.Embedded.Listen)
 	if err != nil {
-		return nil, fmt.Errorf("nats.embedded.listen: %w; choose another address, or \"\" to listen nowhere", err)
+		return nil, listenError(err)
 	}
 	return opts, probe.Close()
+}
+
+func listenError(err error) error {
+	return fmt.Errorf("nats.embedded.listen: %w; choose another address, or \"\" to listen nowhere", err)
 }
 
 func (b *Bus) shutdownEmbedded() error {

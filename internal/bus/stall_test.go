@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nex-crm/relay/internal/event"
+	"github.com/nex-crm/relay/internal/porttest"
 )
 
 // The connection to NATS stalls in the middle of a reading, for longer than what should come is waited for: what is
@@ -20,12 +21,11 @@ import (
 func TestConnectionStallsWhileTheLogIsRead(t *testing.T) {
 	t.Parallel()
 	const total = 1500
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := porttest.Free()
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := l.Addr().String()
-	_ = l.Close()
+	address := fmt.Sprintf("127.0.0.1:%d", port)
 	open := func(t *testing.T, cfg Config) *Bus {
 		cfg.Stream, cfg.Logger = Limits{MaxAge: time.Hour, DuplicateWindow: time.Minute}, slog.New(slog.DiscardHandler)
 		b, err := Open(t.Context(), cfg)

@@ -3,14 +3,11 @@
 package chaos
 
 import (
-	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -121,30 +118,4 @@ func Build(dir string, flags ...string) (Binaries, error) {
 		}
 	}
 	return b, nil
-}
-
-var nextPort atomic.Int32
-
-// listen takes a port below those that the system gives to outgoing connections, so that none of those takes it while the
-// process that listens on it is down.
-func listen() (net.Listener, error) {
-	for range 10000 {
-		port := 11000 + (os.Getpid()%97*200+int(nextPort.Add(1)))%20000
-		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-			return l, nil
-		}
-	}
-	return nil, errors.New("no free port")
-}
-
-// freePort is a port for another process to listen on. While it is tried no process is started: a child holds what is
-// open here until it has become another program, and so would keep the port in use.
-func freePort() (int, error) {
-	syscall.ForkLock.RLock()
-	defer syscall.ForkLock.RUnlock()
-	l, err := listen()
-	if err != nil {
-		return 0, err
-	}
-	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }

@@ -5,6 +5,8 @@ package chaos
 import (
 	"net"
 	"sync"
+
+	"github.com/nex-crm/relay/internal/porttest"
 )
 
 // proxy passes connections on to one address, until it is told to break them.
@@ -27,7 +29,7 @@ type link struct {
 }
 
 func newProxy(to string) (*proxy, error) {
-	l, err := listen()
+	l, err := porttest.Listen()
 	if err != nil {
 		return nil, err
 	}

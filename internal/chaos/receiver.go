@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nex-crm/relay/internal/porttest"
 	"github.com/nex-crm/relay/internal/webhook"
 )
 
@@ -36,7 +37,7 @@ type receiver struct {
 
 func newReceiver(seed uint64) (*receiver, error) {
 	secret := webhook.GenerateSecret()
-	l, err := listen()
+	l, err := porttest.Listen()
 	if err != nil {
 		return nil, err
 	}

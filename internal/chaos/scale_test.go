@@ -23,6 +23,7 @@ import (
 	"github.com/nex-crm/relay/internal/bus/bustest"
 	"github.com/nex-crm/relay/internal/event"
 	"github.com/nex-crm/relay/internal/nexsim"
+	"github.com/nex-crm/relay/internal/porttest"
 )
 
 var (
@@ -51,7 +52,7 @@ func newScaled(t *testing.T, replicas int) *scaled {
 		t.Fatal(err)
 	}
 	port := func() int {
-		p, err := freePort()
+		p, err := porttest.Free()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -251,7 +252,7 @@ func TestReadBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	port, err := freePort()
+	port, err := porttest.Free()
 	if err != nil {
 		t.Fatal(err)
 	}

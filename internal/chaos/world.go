@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/nex-crm/relay/internal/nexsim"
+	"github.com/nex-crm/relay/internal/porttest"
 )
 
 // Topology is how the relay is run.
@@ -128,7 +129,7 @@ func (w *world) close() {
 func (w *world) path(name string) string { return filepath.Join(w.opts.Dir, name) }
 
 func (w *world) addNex() error {
-	port, err := freePort()
+	port, err := porttest.Free()
 	if err != nil {
 		return err
 	}
@@ -147,11 +148,11 @@ func (w *world) addNATS() error {
 	var routes []string
 	var routePorts []int
 	for range servers {
-		port, err := freePort()
+		port, err := porttest.Free()
 		if err != nil {
 			return err
 		}
-		route, err := freePort()
+		route, err := porttest.Free()
 		if err != nil {
 			return err
 		}
@@ -181,11 +182,11 @@ func (w *world) addNATS() error {
 
 func (w *world) addRelay(i int) error {
 	name := fmt.Sprintf("relay-%d", i)
-	httpPort, err := freePort()
+	httpPort, err := porttest.Free()
 	if err != nil {
 		return err
 	}
-	natsPort, err := freePort()
+	natsPort, err := porttest.Free()
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/nex-crm/relay/internal/config"
 	"github.com/nex-crm/relay/internal/nexsim"
+	"github.com/nex-crm/relay/internal/porttest"
 	"github.com/nex-crm/relay/internal/relay"
 	"github.com/nex-crm/relay/internal/webhook"
 )
@@ -369,12 +370,11 @@ func TestEndpointOverTheAPI(t *testing.T) {
 func TestNATSAwayAtTheStart(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "acme")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := porttest.Free()
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := l.Addr().String()
-	_ = l.Close()
+	addr := fmt.Sprintf("127.0.0.1:%d", port)
 	cfg, err := w.load()
 	if err != nil {
 		t.Fatal(err)

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -24,6 +23,7 @@ import (
 	"github.com/nex-crm/relay/internal/event"
 	"github.com/nex-crm/relay/internal/nex"
 	"github.com/nex-crm/relay/internal/nexsim"
+	"github.com/nex-crm/relay/internal/porttest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -771,12 +771,11 @@ type outside struct {
 
 func newOutside(t *testing.T) *outside {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := porttest.Free()
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := listener.Addr().String()
-	_ = listener.Close()
+	address := fmt.Sprintf("127.0.0.1:%d", port)
 	o := &outside{t: t, cfg: bustest.Config(t)}
 	o.cfg.Embedded.Listen = address
 	o.start()

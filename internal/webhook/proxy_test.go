@@ -120,12 +120,6 @@ func TestProxyJudgesTarget(t *testing.T) {
 func TestProxyFaults(t *testing.T) {
 	t.Parallel()
 	ca := newAuthority(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := "http://" + l.Addr().String()
-	l.Close()
 	write := func(answer string) string {
 		return serveRaw(t, func(_ context.Context, c net.Conn) {
 			readHead(c)
@@ -144,8 +138,8 @@ func TestProxyFaults(t *testing.T) {
 		want                webhook.Outcome
 		reason              string
 	}{
-		{"refuses the connection", closed, secure, webhook.ProxyError, "post: proxy: dial 127.0.0.1:"},
-		{"refuses the connection, plain", closed, plain, webhook.ProxyError, "post: proxy: dial 127.0.0.1:"},
+		{"refuses the connection", "http://" + nobody, secure, webhook.ProxyError, "post: proxy: dial 127.0.0.1:"},
+		{"refuses the connection, plain", "http://" + nobody, plain, webhook.ProxyError, "post: proxy: dial 127.0.0.1:"},
 		{"has no address", "http://nowhere.example:1", secure, webhook.ProxyError, `post: proxy: no such host: "nowhere.example"`},
 		{"is forbidden", "http://private.example:1", secure, webhook.RefusedTarget, "post: proxy: 10.0.0.1 is private"},
 		{"is forbidden, plain", "http://private.example:1", plain, webhook.RefusedTarget, "post: proxy: 10.0.0.1 is private"},

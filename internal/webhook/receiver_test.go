@@ -47,6 +47,9 @@ func stayHere(address string, verdict error) error {
 
 var testSecret = webhook.GenerateSecret()
 
+// nobody listens there: it is below what the system gives.
+const nobody = "127.0.0.1:1"
+
 func request(t testing.TB, raw string) *webhook.Request {
 	t.Helper()
 	u, err := url.Parse(raw)
