@@ -16,6 +16,13 @@ import (
 	"github.com/nex-crm/relay/internal/fanout"
 )
 
+// HeldUp is an event that fails at an ordered endpoint, and its next attempt.
+type HeldUp struct {
+	Sequence uint64    `json:"sequence"`
+	Attempt  int       `json:"attempt"`
+	NextAt   time.Time `json:"next_at"`
+}
+
 // Endpoint is an endpoint as the API shows it. Secrets are never shown, but for one that the relay made: once, in the
 // answer to its creation. Values of custom headers are not shown either, since they often are credentials.
 type Endpoint struct {
@@ -46,7 +53,7 @@ type Endpoint struct {
 	// Position is the endpoint's place in the log while it is not active.
 	Position uint64 `json:"position,omitempty"`
 	// HeldUp is the event that fails at an ordered endpoint and holds up those behind it.
-	HeldUp *endpoint.OrderedState `json:"held_up,omitempty"`
+	HeldUp *HeldUp `json:"held_up,omitempty"`
 	// FilterError is how the filter last failed on an event at this replica.
 	FilterError *fanout.FilterError `json:"filter_error,omitempty"`
 	Secret      string              `json:"secret,omitempty"`
@@ -85,8 +92,10 @@ func (s *server) show(e *endpoint.Endpoint) Endpoint {
 	}
 	showSignatures(&out, e)
 	showRoute(&out, e.Route)
-	if at := e.State.Ordered; e.Ordered && at != nil && at.NextAt.After(time.Now()) { // what was settled stands there too
-		out.HeldUp = at
+	if at := e.State.Ordered; e.Ordered && at != nil {
+		if at.Holds(e) && at.NextAt.After(time.Now()) { // what was settled stands there too
+			out.HeldUp = &HeldUp{Sequence: at.Sequence, Attempt: at.Attempt, NextAt: at.NextAt}
+		}
 	}
 	if f := s.fanout(); f != nil {
 		if failed, ok := f.FilterError(e.ID); ok {

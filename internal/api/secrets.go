@@ -24,6 +24,7 @@ type RotateSecret struct {
 	SigningKey string   `json:"signing_key"`
 	Signatures []string `json:"signatures"`
 	Overlap    *string  `json:"overlap"` // how long the old one signs on, e.g. "24h"; "0s" = not at all
+	Revoke     bool     `json:"revoke"`  // no older one signs on, those replaced earlier included
 }
 
 // secrets are those given, and fresh ones of the kinds asked for. made tells that the relay made an HMAC secret, which its
@@ -102,6 +103,12 @@ func (s *server) rotateSecret(r *http.Request) (int, any, error) {
 			return 0, nil, &Error{http.StatusBadRequest, fmt.Sprintf("overlap: %q is no duration from 0s to %v; write e.g. 24h", *in.Overlap, maxOverlap)}
 		}
 	}
+	if in.Revoke {
+		if in.Overlap != nil && overlap != 0 {
+			return 0, nil, &Error{http.StatusBadRequest, "overlap: revoke ends the older ones at once; leave one of them out"}
+		}
+		overlap = 0
+	}
 	id := r.PathValue("id")
 	var made string
 	err = registry.Change(r.Context(), id, func(e *endpoint.Endpoint) (bool, error) {
@@ -121,13 +128,17 @@ func (s *server) rotateSecret(r *http.Request) (int, any, error) {
 			made = revealHMAC(fresh)
 		}
 		now := time.Now().UTC()
-		e.Rotate(fresh, now, now.Add(overlap))
+		if in.Revoke {
+			e.Revoke(fresh, now)
+		} else {
+			e.Rotate(fresh, now, now.Add(overlap))
+		}
 		return true, nil
 	})
 	if err != nil {
 		return 0, nil, endpointError(err)
 	}
-	s.log.Info("endpoint's secrets replaced", "endpoint", id, "overlap", overlap)
+	s.log.Info("endpoint's secrets replaced", "endpoint", id, "overlap", overlap, "revoke", in.Revoke)
 	e := registry.Snapshot().Get(id)
 	if e == nil {
 		return 0, nil, endpointError(fmt.Errorf("%s: %w", id, endpoint.ErrNotFound))

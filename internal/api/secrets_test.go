@@ -58,6 +58,7 @@ func TestRotateSecret(t *testing.T) {
 		{"one", `"v1","v1a"`, `{"signatures":["v1a"],"overlap":"1h"}`, false, []string{"v1a"}, hour},
 		{"more", `"v1"`, `{"signatures":["v1a"]}`, false, nil, 0},
 		{"atonce", `"v1"`, `{"overlap":"0s"}`, true, []string{"v1"}, 0},
+		{"revoked", `"v1"`, `{"revoke":true}`, true, []string{"v1"}, 0},
 		{"often", `"v1"`, `{"signatures":["v1","v1","v1"]}`, true, []string{"v1"}, 24 * hour},
 	} {
 		answer(t, authorized(h, "POST", "/api/v1/endpoints", `{"id":"`+tt.id+`","url":"https://example.com","signatures":[`+tt.signatures+`]}`), http.StatusCreated)
@@ -101,6 +102,19 @@ func TestRotateSecret(t *testing.T) {
 	leaks(t, []string{"whsec_", "whsk_"}, log.String())
 }
 
+// Whoever revokes ends what was replaced earlier, too.
+func TestRevoke(t *testing.T) {
+	t.Parallel()
+	h, registry := setup(t, func(c *api.Config) { c.Overlap = 24 * time.Hour })
+	answer(t, authorized(h, "POST", "/api/v1/endpoints", `{"id":"crm","url":"https://example.com"}`), http.StatusCreated)
+	for _, body := range []string{``, ``, `{"revoke":true}`} {
+		answer(t, authorized(h, "POST", "/api/v1/endpoints/crm/rotate-secret", body), http.StatusOK)
+	}
+	if n := len(registry.Snapshot().Get("crm").Signing(time.Now())); n != 1 {
+		t.Errorf("%d secrets sign", n)
+	}
+}
+
 func TestRotateOftenWithinTheOverlap(t *testing.T) {
 	t.Parallel()
 	h, registry := setup(t, func(c *api.Config) { c.Overlap = time.Hour })
@@ -136,6 +150,7 @@ func TestRotateIsRefused(t *testing.T) {
 		{"crm", `{"overlap":"-1h"}`, 400, "overlap: "},
 		{"crm", `{"overlap":"10000h"}`, 400, "overlap: "},
 		{"crm", `{"overlap":""}`, 400, "overlap: "},
+		{"crm", `{"overlap":"1h","revoke":true}`, 400, "overlap: "},
 		{"crm", `{"secret":"whsec_sentinel"}`, 400, "secret: "},
 		{"crm", `{"secret":"` + webhook.GenerateSigningKey().Reveal() + `"}`, 400, "secret: is of another kind"},
 		{"crm", `{"signing_key":"sentinel"}`, 400, "signing_key: "},

@@ -148,10 +148,8 @@ func TestHeldUpIsShown(t *testing.T) {
 	h, registry := setup(t, nil)
 	answer(t, authorized(h, "POST", "/api/v1/endpoints", `{"id":"strict","url":"https://example.com","ordered":true}`), http.StatusCreated)
 	for next, shown := range map[time.Duration]bool{time.Hour: true, -time.Hour: false} {
-		if _, err := registry.UpdateState(t.Context(), "strict", func(s *endpoint.State) bool {
-			s.Ordered = &endpoint.OrderedState{Sequence: 7, Attempt: 3, NextAt: time.Now().Add(next)}
-			return true
-		}); err != nil {
+		at := endpoint.OrderedState{Sequence: 7, Attempt: 3, NextAt: time.Now().Add(next)}
+		if err := registry.HoldUp(t.Context(), registry.Snapshot().Get("strict"), at); err != nil {
 			t.Fatal(err)
 		}
 		e := answer(t, authorized(h, "GET", "/api/v1/endpoints/strict", ""), 200)

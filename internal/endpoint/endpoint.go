@@ -123,6 +123,14 @@ func (e *Endpoint) Rotate(fresh []webhook.Secret, now, until time.Time) {
 	e.Secrets, e.Retired = secrets, kept
 }
 
+// Revoke replaces the secrets of each scheme that stands in fresh, and ends those that were replaced earlier and sign on.
+func (e *Endpoint) Revoke(fresh []webhook.Secret, now time.Time) {
+	e.Rotate(fresh, now, now)
+	e.Retired = slices.DeleteFunc(e.Retired, func(r Retired) bool {
+		return slices.ContainsFunc(fresh, func(s webhook.Secret) bool { return s.Scheme() == r.Secret.Scheme() })
+	})
+}
+
 // Disabled is the relay's own decision to stop delivering to an endpoint.
 type Disabled struct {
 	Reason string    `json:"reason"`

@@ -54,6 +54,10 @@ func TestRotationOverTime(t *testing.T) {
 			e.Rotate(one(b), now, after(24*h))
 			e.Rotate(one(c), after(h), after(h))
 		}, after(2 * h), one(a, c, k), one(b), 1},
+		{"all of one scheme revoked", func(e *endpoint.Endpoint) {
+			e.Rotate(one(b, l), now, after(24*h))
+			e.Revoke(one(c), after(h))
+		}, after(h), one(c, k, l), one(a, b), 2},
 		{"a key that ran out is forgotten at the next turn", func(e *endpoint.Endpoint) {
 			e.Rotate(one(l), now, after(h))
 			e.Rotate(one(b), after(2*h), after(3*h))

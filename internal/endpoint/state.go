@@ -105,6 +105,21 @@ type OrderedState struct {
 	Attempt  int       `json:"attempt"`
 	NextAt   time.Time `json:"next_at"`
 	Since    int64     `json:"since,omitempty"` // Unix seconds when the receiver first put it off
+	// URLHash is of the URL that all this was learnt of.
+	URLHash string `json:"url_sha256,omitempty"`
+}
+
+// Holds tells whether what was learnt of an endpoint's URL holds for the one that it has now.
+func (s *OrderedState) Holds(e *Endpoint) bool { return s.URLHash == urlHash(e.URL) }
+
+// HoldUp remembers at which event an ordered endpoint stands.
+func (r *Registry) HoldUp(ctx context.Context, e *Endpoint, at OrderedState) error {
+	at.URLHash = urlHash(e.URL)
+	_, err := r.UpdateState(ctx, e.ID, func(s *State) bool {
+		s.Ordered = &at
+		return true
+	})
+	return err
 }
 
 // UpdateState changes what is remembered of an endpoint, on what the bucket holds at that moment. change may be called

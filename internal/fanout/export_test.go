@@ -37,6 +37,12 @@ func WithMaxHeld(cfg Config, n int64) Config {
 	return cfg
 }
 
+// WithLookAgain sets how often it is asked whether the event that holds up an ordered endpoint still has to wait.
+func WithLookAgain(cfg Config, d time.Duration) Config {
+	cfg.lookAgain = d
+	return cfg
+}
+
 // HandleEvent is the step that reading the log repeats.
 func (f *Fanout) HandleEvent(ctx context.Context, m jetstream.Msg) { f.handleEvent(ctx, m) }
 

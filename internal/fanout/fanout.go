@@ -52,7 +52,8 @@ type Config struct {
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 
-	maxHeld int64 // maxHeldBytes, or less in a test
+	maxHeld   int64         // maxHeldBytes, or less in a test
+	lookAgain time.Duration // orderedLook, or less in a test
 }
 
 const (
@@ -60,6 +61,8 @@ const (
 	// message is still being worked on. Together: a dead replica's deliveries come back within ackWait.
 	ackWait = 30 * time.Second
 	working = 10 * time.Second
+	// orderedLook is how often it is asked whether the event that holds up an ordered endpoint still has to wait.
+	orderedLook = 30 * time.Second
 	// maxAckPending bounds the events (and the due deliveries) that are being worked on, over all replicas.
 	maxAckPending = 1 << 16
 	// prefetch bounds what the client holds of each consumer before it is looked at: messages and bytes.
@@ -150,6 +153,9 @@ func New(cfg Config) (*Fanout, error) {
 	}
 	if cfg.maxHeld == 0 {
 		cfg.maxHeld = maxHeldBytes
+	}
+	if cfg.lookAgain == 0 {
+		cfg.lookAgain = orderedLook
 	}
 	log := cfg.Logger.With("component", "fanout")
 	f := &Fanout{

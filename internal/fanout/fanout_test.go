@@ -108,11 +108,12 @@ func (b *bundle) fanout(metrics prometheus.Registerer) (f *fanout.Fanout, close 
 	sender := webhook.NewSender(webhook.SenderConfig{
 		Guard: webhook.NewGuard([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}), AllowHTTP: true, UserAgent: "nex-relay/test", MaxIdlePerHost: 1024,
 	})
-	f, err := fanout.New(fanout.WithMaxHeld(fanout.Config{
+	cfg := fanout.WithMaxHeld(fanout.Config{
 		Bus: b.bus, Endpoints: b.registry, Sender: sender, Policy: b.policy, Timeout: 20 * time.Second, MaxInFlight: 8,
 		Grace: b.grace, Logger: silent, Registerer: metrics,
 		DisableAfter: b.disableAfter, Origin: "relay.example.com",
-	}, b.maxHeld))
+	}, b.maxHeld)
+	f, err := fanout.New(fanout.WithLookAgain(cfg, time.Second))
 	if err != nil {
 		b.t.Fatal(err)
 	}

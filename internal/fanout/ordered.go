@@ -45,7 +45,7 @@ func (f *Fanout) PrepareNew(ctx context.Context, e *endpoint.Endpoint) error {
 	}
 	log, err := f.cfg.Bus.Extent(ctx)
 	if err == nil {
-		err = f.restartOrdered(ctx, e, log.Last+1)
+		err = f.restartOrdered(ctx, e, markAt(log.Last, log))
 	}
 	if err != nil {
 		return fmt.Errorf("endpoint %s: %w", e.ID, err)
@@ -55,21 +55,14 @@ func (f *Fanout) PrepareNew(ctx context.Context, e *endpoint.Endpoint) error {
 
 func orderedName(id string) string { return bus.OrderedPrefix + id }
 
-// orderedConsumer finds or makes an endpoint's consumer; one that exists keeps its place, a new one begins where the shared
-// one stands, or at the endpoint's place in the log if it has one: so an endpoint that was not ordered before misses nothing.
+// orderedConsumer finds or makes an endpoint's consumer. One that exists keeps its place.
 func (f *Fanout) orderedConsumer(ctx context.Context, e *endpoint.Endpoint) (jetstream.Consumer, error) {
 	js := f.cfg.Bus.JetStream()
 	c, err := js.Consumer(ctx, bus.StreamNex, orderedName(e.ID))
 	want := f.cfg.Bus.OrderedConsumer(e.ID, filterSubjects(e), 0, ackWait)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		shared, serr := js.Consumer(ctx, bus.StreamNex, bus.ConsumerFanout)
-		switch {
-		case serr == nil:
-			if want.OptStartSeq, err = f.orderBegins(ctx, e, shared.CachedInfo().AckFloor.Stream+1); err != nil {
-				return nil, err
-			}
-		case !errors.Is(serr, jetstream.ErrConsumerNotFound):
-			return nil, fmt.Errorf("consumer for its order: %w", serr)
+		if want.OptStartSeq, err = f.orderBegins(ctx, e); err != nil {
+			return nil, err
 		}
 		c, err = js.CreateConsumer(ctx, bus.StreamNex, want)
 		if errors.Is(err, jetstream.ErrConsumerExists) { // another replica was faster
@@ -94,44 +87,49 @@ func (f *Fanout) orderedConsumer(ctx context.Context, e *endpoint.Endpoint) (jet
 	return c, nil
 }
 
-// orderBegins is where a new consumer of an endpoint begins, if the shared one has not delivered what stands at next.
-func (f *Fanout) orderBegins(ctx context.Context, e *endpoint.Endpoint, next uint64) (uint64, error) {
-	if lost, err := f.orderLost(ctx, e); err != nil {
-		return 0, err
-	} else if lost {
-		return 1, nil
-	}
-	if err := f.cfg.Endpoints.Fence(ctx); err != nil { // another replica may have noted its place
+// orderBegins is where a new consumer of an endpoint begins. Where one was lost, that is where it stood. The first one begins
+// where the shared consumer stands, or at the endpoint's place in the log if it has one: so an endpoint that was not ordered
+// before misses nothing.
+func (f *Fanout) orderBegins(ctx context.Context, e *endpoint.Endpoint) (uint64, error) {
+	mark, marked, err := f.storedMark(ctx, e.ID)
+	if err != nil {
 		return 0, err
 	}
-	state := f.cfg.Endpoints.State(e.ID)
-	if state.Position == 0 {
-		return next, nil
+	shared := uint64(1)
+	if !marked {
+		// Before the endpoint's place is looked at: what is given up later is behind it.
+		c, err := f.cfg.Bus.JetStream().Consumer(ctx, bus.StreamNex, bus.ConsumerFanout)
+		switch {
+		case err == nil:
+			shared = c.CachedInfo().AckFloor.Stream + 1
+		case !errors.Is(err, jetstream.ErrConsumerNotFound):
+			return 0, fmt.Errorf("where the log is read: %w", err)
+		}
+		if err := f.cfg.Endpoints.Fence(ctx); err != nil { // another replica may have noted its place
+			return 0, err
+		}
 	}
 	log, err := f.cfg.Bus.Extent(ctx)
 	if err != nil {
 		return 0, err
 	}
-	return min(next, goesOnAt(&state, log)), nil
+	if marked {
+		return mark.next(log), nil
+	}
+	begin := shared
+	if state := f.cfg.Endpoints.State(e.ID); state.Position != 0 {
+		begin = min(begin, goesOnAt(&state, log))
+	}
+	return begin, f.firstMark(ctx, e.ID, markAt(begin-1, log))
 }
 
-// orderLost tells whether an endpoint's consumer went with a log that is no more: what the new one holds is all still to come.
-func (f *Fanout) orderLost(ctx context.Context, e *endpoint.Endpoint) (bool, error) {
-	mark, err := f.orderMark(ctx, e.ID)
-	if err != nil || mark.Sequence == 0 {
-		return false, err
+// restartOrdered has an endpoint go on behind a mark. Whoever makes the consumer, it begins there.
+func (f *Fanout) restartOrdered(ctx context.Context, e *endpoint.Endpoint, mark orderMark) error {
+	if err := f.setMark(ctx, e.ID, mark); err != nil {
+		return err
 	}
-	log, err := f.cfg.Bus.Extent(ctx)
-	if err != nil {
-		return false, err
-	}
-	return mark.Stored.Before(log.Made), nil
-}
-
-// restartOrdered has an endpoint go on with a sequence.
-func (f *Fanout) restartOrdered(ctx context.Context, e *endpoint.Endpoint, from uint64) error {
 	js := f.cfg.Bus.JetStream()
-	want := f.cfg.Bus.OrderedConsumer(e.ID, filterSubjects(e), from, ackWait)
+	want := f.cfg.Bus.OrderedConsumer(e.ID, filterSubjects(e), mark.Sequence+1, ackWait)
 	err := js.DeleteConsumer(ctx, bus.StreamNex, want.Durable)
 	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return fmt.Errorf("remove consumer: %w", err)
@@ -193,8 +191,11 @@ func (f *Fanout) beginOrder(ctx context.Context, e *endpoint.Endpoint) error {
 // endOrder removes the consumer of an endpoint that is no longer ordered. What it has not delivered is left to be caught up
 // with.
 func (f *Fanout) endOrder(ctx context.Context, e *endpoint.Endpoint) error {
-	js := f.cfg.Bus.JetStream()
-	c, err := js.Consumer(ctx, bus.StreamNex, orderedName(e.ID))
+	mark, marked, err := f.storedMark(ctx, e.ID)
+	if err != nil {
+		return err
+	}
+	c, err := f.cfg.Bus.JetStream().Consumer(ctx, bus.StreamNex, orderedName(e.ID))
 	gone := errors.Is(err, jetstream.ErrConsumerNotFound)
 	if err != nil && !gone {
 		return err
@@ -203,24 +204,28 @@ func (f *Fanout) endOrder(ctx context.Context, e *endpoint.Endpoint) error {
 	if err != nil {
 		return err
 	}
+	from := uint64(0)
+	if !gone {
+		from = c.CachedInfo().AckFloor.Stream + 1
+	}
+	if marked {
+		from = max(from, mark.next(log))
+	}
 	_, err = f.cfg.Endpoints.UpdateState(ctx, e.ID, func(s *endpoint.State) bool {
 		if !s.InOrder {
 			return false // another replica was faster
 		}
 		s.InOrder, s.Ordered = false, nil
-		if gone {
-			return true
-		}
-		from, to := c.CachedInfo().AckFloor.Stream+1, log.Last
+		to := log.Last
 		if s.Position != 0 {
 			to = s.Position // not active: from there on it goes on by itself
 		}
-		if from <= to {
+		if from != 0 && from <= to {
 			s.Spans = append(s.Spans, endpoint.Span{ID: rand.Text()[:12], From: from, To: to, Mode: endpoint.ModeAll})
 		}
 		return true
 	})
-	if err != nil || gone {
+	if err != nil {
 		return err
 	}
 	return f.removeOrdered(ctx, e.ID)
@@ -274,7 +279,11 @@ func (f *Fanout) readOrdered(ctx context.Context, id string) error {
 		if err != nil {
 			return fmt.Errorf("next: %w", err)
 		}
-		if m != nil {
+		switch {
+		case m == nil:
+		case ctx.Err() != nil:
+			comeAgain(m, 0)
+		default:
 			f.handleOrdered(ctx, id, m)
 		}
 	}
@@ -283,14 +292,19 @@ func (f *Fanout) readOrdered(ctx context.Context, id string) error {
 
 // orderedWait is how long a request for an ordered endpoint's next event waits for it. From ten seconds on the server tells
 // that it still does, and the client leaves a second for an event that is sent at the very end: one that nobody takes comes
-// again only when its acknowledgement is overdue.
-const orderedWait = 13 * time.Second
+// again only when its acknowledgement is overdue. For the same reason lastCall passes between the end of the work and that of
+// the request: under flow the next event is on its way then.
+const (
+	orderedWait = 13 * time.Second
+	lastCall    = 200 * time.Millisecond
+)
 
-// next is a consumer's next message, nil if there is none for a while.
+// next is a consumer's next message, nil if there is none for a while. One may come although ctx has ended.
 func next(ctx context.Context, c jetstream.Consumer) (jetstream.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, orderedWait)
+	request, cancel := context.WithTimeout(context.WithoutCancel(ctx), orderedWait)
 	defer cancel()
-	batch, err := c.Fetch(1, jetstream.FetchContext(ctx))
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(lastCall, cancel) })()
+	batch, err := c.Fetch(1, jetstream.FetchContext(request))
 	if err != nil {
 		return nil, err
 	}
@@ -348,9 +362,9 @@ func (f *Fanout) handleOrdered(ctx context.Context, id string, m jetstream.Msg) 
 		return
 	}
 	d := &delivery{endpoint: id, sequence: msg.sequence, id: msg.id, attempt: 1, event: msg}
-	if at := e.State.Ordered; at != nil && at.Sequence == d.sequence {
+	if at := e.State.Ordered; at != nil && at.Sequence == d.sequence && at.Holds(e) {
 		if left := time.Until(at.NextAt); left > 0 {
-			comeAgain(m, left)
+			comeAgain(m, f.untilLook(left))
 			return
 		}
 		d.attempt, d.since = at.Attempt, at.Since
@@ -385,17 +399,15 @@ func (f *Fanout) attemptOrdered(e *endpoint.Endpoint, d *delivery, began time.Ti
 		d.held.giveBack(0)
 	default:
 		next := endpoint.OrderedState{Sequence: d.sequence, Attempt: decision.Attempt, NextAt: decision.At, Since: d.since}
-		err := f.untilDone("note attempt of an ordered endpoint", func() error {
-			_, err := f.cfg.Endpoints.UpdateState(f.storeCtx, d.endpoint, func(s *endpoint.State) bool {
-				s.Ordered = &next
-				return true
-			})
-			return err
-		})
+		err := f.untilDone("note attempt of an ordered endpoint", func() error { return f.cfg.Endpoints.HoldUp(f.storeCtx, e, next) })
 		if err != nil {
 			d.held.giveBack(time.Second) // stopping: this attempt is not counted
 			return
 		}
-		d.held.giveBack(time.Until(decision.At))
+		d.held.giveBack(f.untilLook(time.Until(decision.At)))
 	}
 }
+
+// untilLook is when an event that has a while left is looked at next: in between its endpoint may have been given another
+// URL, or been switched off and on.
+func (f *Fanout) untilLook(left time.Duration) time.Duration { return min(left, f.cfg.lookAgain) }

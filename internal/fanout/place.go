@@ -206,7 +206,7 @@ func (f *Fanout) goOn(ctx context.Context, e *endpoint.Endpoint) error {
 	}
 	mode := resumeMode(e)
 	if mode == endpoint.ModeSkip {
-		if err := f.skip(ctx, e, end); err != nil {
+		if err := f.skip(ctx, e, end, log); err != nil {
 			return err
 		}
 	}
@@ -224,8 +224,11 @@ func (f *Fanout) goOn(ctx context.Context, e *endpoint.Endpoint) error {
 		if !e.Ordered && mode != endpoint.ModeSkip && (s.Position != 0 || mode != endpoint.ModeAll) {
 			s.Spans = append(s.Spans, span)
 		}
-		if mode == endpoint.ModeSkip {
-			s.Spans = nil
+		switch {
+		case mode == endpoint.ModeSkip:
+			s.Spans, s.Ordered = nil, nil
+		case s.Ordered != nil:
+			s.Ordered.NextAt = time.Time{}
 		}
 		s.Position, s.PositionLog, s.Resume, s.ResumeAt = 0, time.Time{}, "", 0
 		return true
@@ -286,13 +289,13 @@ func resumeMode(e *endpoint.Endpoint) endpoint.Mode {
 
 // skip removes what waits for an endpoint of the events up to a sequence. While the endpoint has a place its backlog is not brought
 // back, so that nobody else reads it meanwhile.
-func (f *Fanout) skip(ctx context.Context, e *endpoint.Endpoint, at uint64) error {
+func (f *Fanout) skip(ctx context.Context, e *endpoint.Endpoint, at uint64, log bus.Extent) error {
 	if e.Ordered {
 		if run := f.ordered[e.ID]; run != nil { // it would find no consumer, and make one
 			run.stop()
 			delete(f.ordered, e.ID)
 		}
-		return f.restartOrdered(ctx, e, at+1)
+		return f.restartOrdered(ctx, e, markAt(at, log))
 	}
 	c := &catcher{fanout: f, endpoint: e}
 	return c.skipTo(ctx, at)
