@@ -56,7 +56,7 @@ func open(t *testing.T, log *bus.Bus, change func(*api.Config)) (http.Handler, *
 		Headers: map[string]string{"Authorization": "Bearer sentinel-credential"},
 	}})
 	cfg := api.Config{
-		Token: token, Ready: func() map[string]bool { return map[string]bool{"nats": true} },
+		Tokens: []api.Token{{Name: "admin", Secret: token, Write: true}}, Ready: func() map[string]bool { return map[string]bool{"nats": true} },
 		Workspaces: func() []stream.Status {
 			return []stream.Status{{Workspace: "Acme Corp", Token: "acme_corp", State: stream.StateConnected}}
 		},
@@ -91,7 +91,7 @@ func authorized(h http.Handler, method, target, body string) *httptest.ResponseR
 func TestWhoGetsIn(t *testing.T) {
 	t.Parallel()
 	withToken, _ := setup(t, nil)
-	open, _ := setup(t, func(c *api.Config) { c.Token = "" })
+	open, _ := setup(t, func(c *api.Config) { c.Tokens = nil })
 	for _, route := range []struct{ method, path string }{
 		{"GET", "/api/v1/workspaces"}, {"GET", "/api/v1/endpoints"}, {"POST", "/api/v1/endpoints"}, {"GET", "/api/v1/endpoints/file"},
 		{"DELETE", "/api/v1/endpoints/file"}, {"POST", "/api/v1/endpoints/file/enable"}, {"POST", "/api/v1/endpoints/file/disable"},
@@ -194,13 +194,13 @@ func TestErrorsHaveNexForm(t *testing.T) {
 		handler                  http.Handler
 	}{
 		{"bad json", "POST", "/api/v1/endpoints", `{`, 400, "body", h},
-		{"empty", "POST", "/api/v1/endpoints", ``, 400, "empty body", h},
+		{"empty", "POST", "/api/v1/endpoints", ``, 400, "body is required", h},
 		{"two values", "POST", "/api/v1/endpoints", `{"url":"https://example.com"}{}`, 400, "more than one", h},
 		{"unknown field", "POST", "/api/v1/endpoints", `{"urll":"x"}`, 400, "urll", h},
 		{"wrong kind", "POST", "/api/v1/endpoints", `{"url":7}`, 400, "url", h},
 		{"several faults", "POST", "/api/v1/endpoints", `{"url":"http://example.com","id":"a b","events":["x"],"timeout":"soon","workspaces":["nobody"],"secret":"sentinel"}`,
 			400, "url: ", h},
-		{"too large", "POST", "/api/v1/endpoints", `{"description":"` + strings.Repeat("x", 300<<10) + `"}`, 413, "over", h},
+		{"too large", "POST", "/api/v1/endpoints", `{"description":"` + strings.Repeat("x", 300<<10) + `"}`, 413, "too large", h},
 		{"id of the file", "POST", "/api/v1/endpoints", `{"id":"file","url":"https://example.com"}`, 409, "exists", h},
 		{"delete of the file", "DELETE", "/api/v1/endpoints/file", ``, 409, "config file", h},
 		{"delete of none", "DELETE", "/api/v1/endpoints/none", ``, 404, "no such endpoint", h},

@@ -1,52 +1,157 @@
 package api
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/nex-crm/relay/internal/endpoint"
 )
 
-// authorized lets in who has the token (RFC 6750, section 2.1). Without a configured token the listener is loopback, and
-// what remains to be kept out is a web page in a browser on the same machine: see sameMachine.
-func (s *server) authorized(next http.Handler) http.Handler {
-	want := sha256.Sum256([]byte(s.cfg.Token))
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s.cfg.Token == "" {
-			if !sameMachine(r) {
-				writeJSON(w, http.StatusForbidden, &Error{http.StatusForbidden,
-					"without http.admin_token the API answers only requests to localhost that no foreign web page made"})
-				return
-			}
-			next.ServeHTTP(w, r)
-			return
+// Token lets a caller in.
+type Token struct {
+	Name   string // who it is, for the log
+	Secret string
+	// Write permits changes; without it the token only reads.
+	Write bool
+	// Workspaces are the only ones whose endpoints it sees, as tokens of subjects; empty = all.
+	Workspaces []string
+}
+
+// caller is who makes a request.
+type caller struct {
+	name       string
+	write      bool
+	workspaces []string
+}
+
+// sees tells whether an endpoint is the caller's business: one that gets nothing but what is of his workspaces.
+func (c *caller) sees(e *endpoint.Endpoint) bool {
+	if len(c.workspaces) == 0 {
+		return true
+	}
+	return len(e.Workspaces) > 0 && !slices.ContainsFunc(e.Workspaces, func(w string) bool { return !slices.Contains(c.workspaces, w) })
+}
+
+// knows tells whether a workspace is the caller's business.
+func (c *caller) knows(workspace string) bool {
+	return len(c.workspaces) == 0 || slices.Contains(c.workspaces, workspace)
+}
+
+// may tells whether the caller may do what needs an access.
+func (c *caller) may(a access) bool {
+	switch a {
+	case reads, withoutID:
+		return true
+	case writes:
+		return c.write
+	default:
+		return c.write && len(c.workspaces) == 0
+	}
+}
+
+type callerKey struct{}
+
+// callerOf is who makes the request of ctx.
+func callerOf(ctx context.Context) *caller {
+	c, _ := ctx.Value(callerKey{}).(*caller)
+	if c == nil { // an operation that asks nobody
+		return &caller{}
+	}
+	return c
+}
+
+// identify finds who makes a request (RFC 6750, section 2.1), or says why he is not let in. Without a configured token the
+// listener is loopback, and what remains to be kept out is a web page in a browser on the same machine: see sameMachine.
+func (s *server) identify(host, origin, authorization string) (*caller, *Error) {
+	if len(s.tokens) == 0 {
+		if !sameMachine(host, origin) {
+			return nil, &Error{http.StatusForbidden, "without http.admin_token the API answers only requests to localhost that no foreign web page made"}
 		}
-		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		got := sha256.Sum256([]byte(strings.TrimSpace(token)))
-		if !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
-			w.Header().Set("WWW-Authenticate", `Bearer realm="relay"`)
-			writeJSON(w, http.StatusUnauthorized, &Error{http.StatusUnauthorized, "bearer token missing or wrong: send Authorization: Bearer <http.admin_token>"})
-			return
+		return &caller{name: "local", write: true}, nil
+	}
+	scheme, given, _ := strings.Cut(authorization, " ")
+	hash := sha256.Sum256([]byte(strings.TrimSpace(given)))
+	var found *caller
+	for i := range s.tokens { // all of them: how long it takes tells nothing
+		if subtle.ConstantTimeCompare(hash[:], s.tokens[i].hash[:]) == 1 {
+			found = &s.tokens[i].caller
 		}
-		next.ServeHTTP(w, r)
-	})
+	}
+	if found == nil || !strings.EqualFold(scheme, "Bearer") {
+		return nil, &Error{http.StatusUnauthorized, "bearer token missing or wrong: send Authorization: Bearer <token>, one of http.admin_token and http.tokens"}
+	}
+	return found, nil
+}
+
+type knownToken struct {
+	hash   [sha256.Size]byte
+	caller caller
+}
+
+func knownTokens(list []Token) (known []knownToken) {
+	for _, t := range list {
+		known = append(known, knownToken{sha256.Sum256([]byte(t.Secret)), caller{t.Name, t.Write, t.Workspaces}})
+	}
+	return known
+}
+
+// admit lets those in who may do what they ask for.
+func (s *server) admit(ctx huma.Context, next func(huma.Context)) {
+	need, _ := ctx.Operation().Metadata[accessKey].(access)
+	if need == withoutID {
+		next(ctx)
+		return
+	}
+	who, refused := s.identify(ctx.Host(), ctx.Header("Origin"), ctx.Header("Authorization"))
+	if refused == nil && !who.may(need) {
+		refused = &Error{http.StatusForbidden, "this token may not: it is read-only"}
+		if who.write {
+			refused.Message = "this token may not: it is bound to workspaces"
+		}
+	}
+	if refused != nil {
+		if refused.Code == http.StatusUnauthorized {
+			ctx.SetHeader("WWW-Authenticate", challenge)
+		}
+		_ = huma.WriteErr(s.api, ctx, refused.Code, refused.Message)
+		return
+	}
+	next(huma.WithValue(ctx, callerKey{}, who))
+}
+
+const challenge = `Bearer realm="relay"`
+
+// nothing answers what is no resource, to those who are let in.
+func (s *server) nothing(w http.ResponseWriter, r *http.Request) {
+	_, refused := s.identify(r.Host, r.Header.Get("Origin"), r.Header.Get("Authorization"))
+	if refused == nil {
+		refused = &Error{http.StatusNotFound, "no such resource: " + r.Method + " " + r.URL.Path + "; see /api/openapi.json"}
+	} else if refused.Code == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", challenge)
+	}
+	writeJSON(w, refused.Code, refused)
 }
 
 // sameMachine refuses what a page from elsewhere could make a browser send: a name of its own that resolves to this
 // machine (DNS rebinding) shows in Host, a cross-site request in Origin.
-func sameMachine(r *http.Request) bool {
-	if !loopbackHost(r.Host) {
+func sameMachine(host, origin string) bool {
+	if !loopbackHost(host) {
 		return false
 	}
-	origin := r.Header.Get("Origin")
 	if origin == "" {
 		return true
 	}
 	u, err := url.Parse(origin)
-	return err == nil && u.Host == r.Host
+	return err == nil && u.Host == host
 }
 
 func loopbackHost(hostport string) bool {

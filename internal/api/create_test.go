@@ -104,7 +104,10 @@ func TestCreateWithEveryField(t *testing.T) {
 	if got.Secret != "" { // it was given, its owner has it
 		t.Error("a secret that was given is shown")
 	}
-	got.CreatedAt = nil
+	if got.Revision == 0 {
+		t.Error("it has no revision")
+	}
+	got.CreatedAt, got.Revision = nil, 0
 	want := api.Endpoint{
 		ID: "crm", URL: "https://example.com/x", Description: "CRM", Events: []string{"nex.insight.risk"}, Workspaces: []string{"acme_corp"},
 		Timeout: "5s", MaxInFlight: 3, RateLimit: 10, Ordered: true, Filter: "event.data.confidence >= 0.8", Resume: "skip",
@@ -282,5 +285,12 @@ func TestOrderedHasItsConsumer(t *testing.T) {
 	}
 	if got := filters(); !slices.Equal(got, want) {
 		t.Errorf("the consumer of the endpoint that exists reads %v now, before %v", got, want)
+	}
+}
+
+func decodeInto(t *testing.T, w *httptest.ResponseRecorder, into any) {
+	t.Helper()
+	if err := json.Unmarshal(w.Body.Bytes(), into); err != nil || w.Code != http.StatusOK {
+		t.Fatalf("%d %s: %v", w.Code, w.Body, err)
 	}
 }

@@ -1,135 +1,77 @@
 package api
 
 import (
+	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/nex-crm/relay/internal/endpoint"
 	"github.com/nex-crm/relay/internal/event"
-	"github.com/nex-crm/relay/internal/fanout"
+	"github.com/nex-crm/relay/internal/webhook"
 )
-
-// HeldUp is an event that fails at an ordered endpoint, and its next attempt.
-type HeldUp struct {
-	Sequence uint64    `json:"sequence"`
-	Attempt  int       `json:"attempt"`
-	NextAt   time.Time `json:"next_at"`
-}
-
-// Endpoint is an endpoint as the API shows it. Secrets are never shown, but for one that the relay made: once, in the
-// answer to its creation. Values of custom headers are not shown either, since they often are credentials.
-type Endpoint struct {
-	ID          string             `json:"id"`
-	URL         string             `json:"url"`
-	Description string             `json:"description,omitempty"`
-	Events      []string           `json:"events"`
-	Workspaces  []string           `json:"workspaces"`
-	Timeout     string             `json:"timeout,omitempty"`
-	MaxInFlight int                `json:"max_in_flight,omitempty"`
-	RateLimit   float64            `json:"rate_limit,omitempty"` // attempts a second
-	Ordered     bool               `json:"ordered,omitempty"`
-	Filter      string             `json:"filter,omitempty"`
-	Resume      endpoint.Mode      `json:"resume,omitempty"`
-	Headers     map[string]string  `json:"headers,omitempty"`
-	Handshake   bool               `json:"handshake,omitempty"`
-	Proxy       string             `json:"proxy,omitempty"`       // without credentials
-	ClientCert  string             `json:"client_cert,omitempty"` // the certificate's subject
-	Signatures  []string           `json:"signatures"`            // v1, v1a
-	PublicKeys  []PublicKey        `json:"public_keys,omitempty"`
-	Enabled     bool               `json:"enabled"`
-	State       string             `json:"state"` // active, paused (enabled: false), disabled (by the relay)
-	Disabled    *endpoint.Disabled `json:"disabled,omitempty"`
-	Source      string             `json:"source"` // config, api
-	CreatedAt   *time.Time         `json:"created_at,omitempty"`
-	// FailingSince is when a run of failures began that no success has ended.
-	FailingSince *time.Time `json:"failing_since,omitempty"`
-	// Position is the endpoint's place in the log while it is not active.
-	Position uint64 `json:"position,omitempty"`
-	// HeldUp is the event that fails at an ordered endpoint and holds up those behind it.
-	HeldUp *HeldUp `json:"held_up,omitempty"`
-	// FilterError is how the filter last failed on an event at this replica.
-	FilterError *fanout.FilterError `json:"filter_error,omitempty"`
-	Secret      string              `json:"secret,omitempty"`
-	Warnings    []string            `json:"warnings,omitempty"`
-}
 
 // NewEndpoint is the body of POST /api/v1/endpoints. Only url is needed.
 type NewEndpoint struct {
-	ID          string            `json:"id"`
-	URL         string            `json:"url"`
-	Description string            `json:"description"`
-	Events      []string          `json:"events"`
-	Workspaces  []string          `json:"workspaces"`
-	Secret      string            `json:"secret"`
-	SigningKey  string            `json:"signing_key"` // whsk_…
-	Signatures  []string          `json:"signatures"`  // what the relay makes secrets for where none is given: v1 (default), v1a
-	RateLimit   Rate              `json:"rate_limit"`
-	Ordered     bool              `json:"ordered"`
-	Filter      string            `json:"filter"`
-	Resume      endpoint.Mode     `json:"resume"`
-	Handshake   bool              `json:"handshake"`
-	Proxy       string            `json:"proxy"`
-	ClientCert  string            `json:"client_cert"` // PEM
-	ClientKey   string            `json:"client_key"`  // PEM
-	Timeout     string            `json:"timeout"`     // e.g. "10s"
-	MaxInFlight int               `json:"max_in_flight"`
-	Headers     map[string]string `json:"headers"`
-	Enabled     *bool             `json:"enabled"`
+	ID          string            `json:"id,omitempty" pattern:"^[A-Za-z0-9_-]{1,64}$" doc:"Made by the relay where none is given."`
+	URL         string            `json:"url" example:"https://crm.example.com/webhooks"`
+	Description string            `json:"description,omitempty" maxLength:"1024"`
+	Events      []string          `json:"events,omitempty" doc:"Patterns over the type; nex.insight.* where none is given." example:"[\"nex.insight.risk\"]"`
+	Workspaces  []string          `json:"workspaces,omitempty" doc:"By name; all where none is given."`
+	Secret      string            `json:"secret,omitempty" doc:"whsec_…; made by the relay, and shown once, where neither secret nor key is given."`
+	SigningKey  string            `json:"signing_key,omitempty" doc:"whsk_…, an Ed25519 key."`
+	Signatures  []string          `json:"signatures,omitempty" doc:"What the relay makes secrets for where none is given: v1 (default), v1a."`
+	RateLimit   Rate              `json:"rate_limit,omitempty"`
+	Ordered     bool              `json:"ordered,omitempty" doc:"Strictly in the order of the log, one at a time."`
+	Filter      string            `json:"filter,omitempty" doc:"An expression over the event." example:"event.data.confidence >= 0.8"`
+	Resume      endpoint.Mode     `json:"resume,omitempty" enum:"all,newest-first,latest-per-target,skip" doc:"What it gets after a pause of what came meanwhile; all is the default."`
+	Handshake   bool              `json:"handshake,omitempty" doc:"Ask the receiver first (CloudEvents, OPTIONS)."`
+	Proxy       string            `json:"proxy,omitempty" doc:"http(s)://user:password@host:port, one of webhooks.allow_proxies."`
+	ClientCert  string            `json:"client_cert,omitempty" doc:"PEM; with client_key."`
+	ClientKey   string            `json:"client_key,omitempty" doc:"PEM; with client_cert."`
+	Timeout     string            `json:"timeout,omitempty" doc:"Of an attempt, 100ms to 5m." example:"10s"`
+	MaxInFlight int               `json:"max_in_flight,omitempty" doc:"Attempts at once, up to 1024; 0 is the relay's default."`
+	Headers     map[string]string `json:"headers,omitempty" doc:"Sent with every webhook."`
+	Enabled     *bool             `json:"enabled,omitempty" doc:"false begins paused; true is the default."`
 }
 
-func (s *server) show(e *endpoint.Endpoint) Endpoint {
-	out := Endpoint{
-		ID: e.ID, URL: e.URL, Description: e.Description, Events: e.Events, Workspaces: e.Workspaces, MaxInFlight: e.MaxInFlight,
-		Enabled: e.Enabled, State: "active", Disabled: e.Disabled, Source: e.Source, RateLimit: e.RateLimit, Ordered: e.Ordered,
-		Filter: e.Filter, Resume: e.Resume, Handshake: e.Handshake, FailingSince: e.State.FailingSince, Position: e.State.Position,
-	}
-	showSignatures(&out, e)
-	showRoute(&out, e.Route)
-	if at := e.State.Ordered; e.Ordered && at != nil {
-		if at.Holds(e) && at.NextAt.After(time.Now()) { // what was settled stands there too
-			out.HeldUp = &HeldUp{Sequence: at.Sequence, Attempt: at.Attempt, NextAt: at.NextAt}
-		}
-	}
-	if f := s.fanout(); f != nil {
-		if failed, ok := f.FilterError(e.ID); ok {
-			out.FilterError = &failed
-		}
-	}
-	if len(out.Events) == 0 {
-		out.Events = []string{endpoint.DefaultEvents}
-	}
-	if out.Workspaces == nil {
-		out.Workspaces = []string{}
-	}
-	if e.Timeout > 0 {
-		out.Timeout = e.Timeout.String()
-	}
-	if !e.CreatedAt.IsZero() {
-		out.CreatedAt = &e.CreatedAt
-	}
-	if len(e.Headers) > 0 {
-		out.Headers = make(map[string]string, len(e.Headers))
-		for name := range e.Headers {
-			out.Headers[name] = "[redacted]"
-		}
-	}
-	switch {
-	case e.Disabled != nil:
-		out.State = "disabled"
-	case !e.Enabled:
-		out.State = "paused"
-	}
-	if s.cfg.Warn != nil {
-		out.Warnings = s.cfg.Warn(e)
-	}
-	return out
+func (s *server) endpointOperations() {
+	add(s, operation{
+		method: "GET", path: "/api/v1/endpoints", id: "listEndpoints", summary: "List the endpoints", access: reads,
+		about: "By id, those of the config file and of the API.",
+	}, s.listEndpoints)
+	add(s, operation{
+		method: "POST", path: "/api/v1/endpoints", id: "createEndpoint", summary: "Make an endpoint", access: writes,
+		about:  "It gets what is stored from now on. Where no secret is given the relay makes one and shows it in this answer alone.",
+		status: http.StatusCreated, errors: []int{http.StatusConflict, http.StatusServiceUnavailable},
+	}, s.createEndpoint)
+	add(s, operation{
+		method: "GET", path: "/api/v1/endpoints/{id}", id: "getEndpoint", summary: "Show an endpoint", access: reads, errors: []int{http.StatusNotFound},
+	}, s.getEndpoint)
+	add(s, operation{
+		method: "PATCH", path: "/api/v1/endpoints/{id}", id: "changeEndpoint", summary: "Change an endpoint", access: writes,
+		about: "A JSON merge patch (RFC 7396): what is left out stays. `If-Match` names the revision that the change is meant for, so that two " +
+			"who change one endpoint at the same time do not overwrite each other; `*` is whichever there is.",
+		errors: []int{http.StatusNotFound, http.StatusConflict, http.StatusPreconditionFailed, http.StatusPreconditionRequired},
+	}, s.changeEndpoint)
+	add(s, operation{
+		method: "DELETE", path: "/api/v1/endpoints/{id}", id: "deleteEndpoint", summary: "Delete an endpoint", access: writes,
+		about: "What waits for it is dropped.", status: http.StatusNoContent, errors: []int{http.StatusNotFound, http.StatusConflict},
+	}, s.deleteEndpoint)
+	add(s, operation{
+		method: "POST", path: "/api/v1/endpoints/{id}/enable", id: "enableEndpoint", summary: "Let an endpoint go on", access: writes,
+		about:  "Takes back a pause, or that the relay has disabled it. `resume` says what it gets of what came meanwhile.",
+		errors: []int{http.StatusNotFound, http.StatusConflict},
+	}, s.enableEndpoint)
+	add(s, operation{
+		method: "POST", path: "/api/v1/endpoints/{id}/disable", id: "disableEndpoint", summary: "Pause an endpoint", access: writes,
+		about: "It gets nothing until it is enabled, and keeps its place in the log.", errors: []int{http.StatusNotFound, http.StatusConflict},
+	}, s.disableEndpoint)
 }
 
 // registry is the endpoints, or an answer to come again: the relay listens before it has reached NATS.
@@ -140,69 +82,121 @@ func (s *server) registry() (*endpoint.Registry, error) {
 	return nil, &Error{http.StatusServiceUnavailable, "the relay is starting and has not reached NATS yet: try again, see /readyz"}
 }
 
-func (s *server) listEndpoints(*http.Request) (int, any, error) {
+// endpointOf is the endpoint of a request. One that is not the caller's business does not exist for him.
+func (s *server) endpointOf(ctx context.Context, id string) (*endpoint.Registry, *endpoint.Endpoint, error) {
 	registry, err := s.registry()
 	if err != nil {
-		return 0, nil, err
+		return nil, nil, err
 	}
-	all := registry.Snapshot().All()
-	data := make([]Endpoint, 0, len(all))
-	for _, e := range all {
+	e := registry.Snapshot().Get(id)
+	if e == nil || !callerOf(ctx).sees(e) {
+		return nil, nil, endpointError(fmt.Errorf("%s: %w", id, endpoint.ErrNotFound))
+	}
+	return registry, e, nil
+}
+
+// ByID is the part of a request that names an endpoint.
+type ByID struct {
+	ID string `path:"id" maxLength:"64" doc:"The endpoint's id."`
+}
+
+// oneEndpoint is an answer that shows an endpoint.
+type oneEndpoint struct {
+	ETag string `header:"ETag" doc:"The endpoint's revision, for If-Match."`
+	Body Endpoint
+}
+
+// again shows an endpoint as it is now.
+func (s *server) again(ctx context.Context, id string) (*oneEndpoint, error) {
+	_, e, err := s.endpointOf(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return &oneEndpoint{etag(e.Revision), s.show(e)}, nil
+}
+
+func etag(revision uint64) string {
+	if revision == 0 { // of the config file: there is nothing to change
+		return ""
+	}
+	return strconv.Quote(strconv.FormatUint(revision, 10))
+}
+
+type listEndpoints struct {
+	Paging
+	Workspace string `query:"workspace" doc:"Only those that get events of this workspace."`
+	State     string `query:"state" enum:"active,paused,disabled" doc:"Only those that are so."`
+	Source    string `query:"source" enum:"config,api" doc:"Only those that come from there."`
+}
+
+func (s *server) listEndpoints(ctx context.Context, in *listEndpoints) (*answer[list[Endpoint]], error) {
+	registry, err := s.registry()
+	if err != nil {
+		return nil, err
+	}
+	who := callerOf(ctx)
+	var data []Endpoint
+	all := registry.Snapshot().All() // by id
+	from, _ := slices.BinarySearchFunc(all, in.Cursor, func(e *endpoint.Endpoint, after string) int {
+		if e.ID <= after {
+			return -1
+		}
+		return 1
+	})
+	for _, e := range all[from:] {
+		wanted := who.sees(e) && (in.Source == "" || e.Source == in.Source) && (in.State == "" || state(e) == in.State) &&
+			(in.Workspace == "" || len(e.Workspaces) == 0 || slices.Contains(e.Workspaces, event.Token(in.Workspace)))
+		if !wanted {
+			continue
+		}
+		if len(data) == in.Limit {
+			return page(data, data[len(data)-1].ID), nil
+		}
 		data = append(data, s.show(e))
 	}
-	return http.StatusOK, list[Endpoint]{data}, nil
+	return page(data, ""), nil
 }
 
-func (s *server) getEndpoint(r *http.Request) (int, any, error) {
-	registry, err := s.registry()
-	if err != nil {
-		return 0, nil, err
-	}
-	e := registry.Snapshot().Get(r.PathValue("id"))
-	if e == nil {
-		return 0, nil, endpointError(fmt.Errorf("%s: %w", r.PathValue("id"), endpoint.ErrNotFound))
-	}
-	return http.StatusOK, s.show(e), nil
+func (s *server) getEndpoint(ctx context.Context, in *ByID) (*oneEndpoint, error) {
+	return s.again(ctx, in.ID)
 }
 
-func (s *server) createEndpoint(r *http.Request) (int, any, error) {
+func (s *server) createEndpoint(ctx context.Context, in *struct{ Body NewEndpoint }) (*oneEndpoint, error) {
 	registry, err := s.registry()
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
-	var in NewEndpoint
-	if err := decode(r, &in); err != nil {
-		return 0, nil, err
-	}
-	e, made, err := s.build(in)
+	e, made, err := s.build(callerOf(ctx), in.Body)
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
 	if registry.Snapshot().Get(e.ID) != nil { // before anything is prepared: what is there under this id is another's
-		return 0, nil, endpointError(fmt.Errorf("%s: %w", e.ID, endpoint.ErrExists))
+		return nil, endpointError(fmt.Errorf("%s: %w", e.ID, endpoint.ErrExists))
 	}
 	if f := s.fanout(); f != nil {
-		if e.Since, e.SinceTime, err = f.EndOfLog(r.Context()); err != nil {
-			return 0, nil, err
+		if e.Since, e.SinceTime, err = f.EndOfLog(ctx); err != nil {
+			return nil, err
 		}
-		if err := f.PrepareNew(r.Context(), e); err != nil {
-			return 0, nil, err
+		if err := f.PrepareNew(ctx, e); err != nil {
+			return nil, err
 		}
 	}
-	if err := registry.Create(r.Context(), e); err != nil {
-		return 0, nil, endpointError(err)
+	if err := registry.Create(ctx, e); err != nil {
+		return nil, endpointError(err)
 	}
-	s.log.Info("endpoint created", "endpoint", e.ID)
-	e.Source = endpoint.SourceAPI
-	out := s.show(e)
+	s.log.Info("endpoint created", "endpoint", e.ID, "by", callerOf(ctx).name)
+	out, err := s.again(ctx, e.ID)
+	if err != nil {
+		return nil, err
+	}
 	if made {
-		out.Secret = revealHMAC(e.Secrets)
+		out.Body.Secret = revealHMAC(e.Secrets)
 	}
-	return http.StatusCreated, out, nil
+	return out, nil
 }
 
 // build turns a request into a valid endpoint. made tells that its secret is the relay's.
-func (s *server) build(in NewEndpoint) (e *endpoint.Endpoint, made bool, err error) {
+func (s *server) build(who *caller, in NewEndpoint) (e *endpoint.Endpoint, made bool, err error) {
 	e = &endpoint.Endpoint{
 		ID: in.ID, URL: in.URL, Description: in.Description, Events: in.Events, MaxInFlight: in.MaxInFlight, Headers: in.Headers,
 		RateLimit: float64(in.RateLimit), Ordered: in.Ordered, Filter: in.Filter, Resume: in.Resume, Handshake: in.Handshake,
@@ -212,32 +206,17 @@ func (s *server) build(in NewEndpoint) (e *endpoint.Endpoint, made bool, err err
 	if e.ID == "" {
 		e.ID = "ep_" + strings.ToLower(rand.Text())
 	}
-	if in.Timeout != "" {
-		if e.Timeout, err = time.ParseDuration(in.Timeout); err != nil {
-			problems = append(problems, fmt.Sprintf("timeout: %q is no duration; write e.g. 10s", in.Timeout))
-		}
+	if e.Timeout, err = duration(in.Timeout); err != nil {
+		problems = append(problems, "timeout: "+err.Error())
 	}
-	known := map[string]bool{}
-	for _, w := range s.cfg.Workspaces() {
-		known[w.Token] = true
-	}
-	for i, name := range in.Workspaces {
-		token := event.Token(name)
-		if !known[token] {
-			problems = append(problems, fmt.Sprintf("workspaces[%d]: the relay has no workspace %q", i, name))
-		}
-		e.Workspaces = append(e.Workspaces, token)
-	}
+	e.Workspaces, problems = s.workspacesOf(who, in.Workspaces, problems)
 	if e.Secrets, made, err = secrets(in.Secret, in.SigningKey, in.Signatures); err != nil {
 		problems = append(problems, strings.Split(err.Error(), "\n")...)
 	}
 	if e.Route, err = endpoint.NewRoute(in.Proxy, []byte(in.ClientCert), []byte(in.ClientKey)); err != nil {
 		problems = append(problems, strings.Split(err.Error(), "\n")...)
 	}
-	if _, port, ok := proxyAddr(e.Route); ok && !slices.Contains(s.cfg.AllowProxies, port) {
-		// The relay's own network is reached through it: that is for the operator to permit.
-		problems = append(problems, fmt.Sprintf("proxy: %s is not among webhooks.allow_proxies of the relay's configuration", port))
-	}
+	problems = s.checkProxy(e.Route, problems)
 	if err := e.Validate(s.cfg.Limits); err != nil {
 		problems = append(problems, strings.Split(err.Error(), "\n")...)
 	}
@@ -247,22 +226,49 @@ func (s *server) build(in NewEndpoint) (e *endpoint.Endpoint, made bool, err err
 	return e, made, nil
 }
 
-func (s *server) deleteEndpoint(r *http.Request) (int, any, error) {
-	registry, err := s.registry()
+// workspacesOf are the tokens of the workspaces that a caller names for an endpoint. One who is bound to some names none for all
+// of those.
+func (s *server) workspacesOf(who *caller, names, problems []string) (tokens, all []string) {
+	known := map[string]bool{}
+	for _, w := range s.cfg.Workspaces() {
+		known[w.Token] = who.knows(w.Token)
+	}
+	for i, name := range names {
+		token := event.Token(name)
+		if !known[token] {
+			problems = append(problems, fmt.Sprintf("workspaces[%d]: the relay has no workspace %q", i, name))
+		}
+		tokens = append(tokens, token)
+	}
+	if len(names) == 0 {
+		tokens = slices.Clone(who.workspaces)
+	}
+	return tokens, problems
+}
+
+// checkProxy refuses a proxy that the operator has not permitted: the relay's own network is reached through it.
+func (s *server) checkProxy(route *webhook.Route, problems []string) []string {
+	if _, port, ok := proxyAddr(route); ok && !slices.Contains(s.cfg.AllowProxies, port) {
+		problems = append(problems, fmt.Sprintf("proxy: %s is not among webhooks.allow_proxies of the relay's configuration", port))
+	}
+	return problems
+}
+
+func (s *server) deleteEndpoint(ctx context.Context, in *ByID) (*struct{}, error) {
+	registry, _, err := s.endpointOf(ctx, in.ID)
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
-	id := r.PathValue("id")
-	if err := registry.Delete(r.Context(), id); err != nil {
-		return 0, nil, endpointError(err)
+	if err := registry.Delete(ctx, in.ID); err != nil {
+		return nil, endpointError(err)
 	}
-	s.log.Info("endpoint deleted", "endpoint", id)
+	s.log.Info("endpoint deleted", "endpoint", in.ID, "by", callerOf(ctx).name)
 	if f := s.fanout(); f != nil {
-		if err := f.Forget(r.Context(), id); err != nil { // dropped when it is due, then
-			s.log.Warn("what waits for a deleted endpoint could not be removed", "endpoint", id, "error", err)
+		if err := f.Forget(ctx, in.ID); err != nil { // dropped when it is due, then
+			s.log.Warn("what waits for a deleted endpoint could not be removed", "endpoint", in.ID, "error", err)
 		}
 	}
-	return http.StatusNoContent, nil, nil
+	return nil, nil
 }
 
 func endpointError(err error) error {
@@ -276,24 +282,4 @@ func endpointError(err error) error {
 		}
 	}
 	return err
-}
-
-// decode reads one JSON object and refuses what it does not know: a misspelt field would be a setting that never holds.
-func decode(r *http.Request, into any) error {
-	dec := json.NewDecoder(r.Body)
-	dec.DisallowUnknownFields()
-	err := dec.Decode(into)
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		return &Error{http.StatusRequestEntityTooLarge, fmt.Sprintf("body over %d bytes", tooLarge.Limit)}
-	case errors.Is(err, io.EOF):
-		return &Error{http.StatusBadRequest, emptyBody}
-	case err != nil:
-		return &Error{http.StatusBadRequest, "body: " + strings.TrimPrefix(err.Error(), "json: ")}
-	}
-	if dec.More() {
-		return &Error{http.StatusBadRequest, "body: more than one JSON value"}
-	}
-	return nil
 }

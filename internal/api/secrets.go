@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -20,11 +21,11 @@ type PublicKey struct {
 // RotateSecret is the body of POST …/rotate-secret. Without a value the relay makes one, of the kinds that the endpoint has
 // or that signatures names.
 type RotateSecret struct {
-	Secret     string   `json:"secret"`
-	SigningKey string   `json:"signing_key"`
-	Signatures []string `json:"signatures"`
-	Overlap    *string  `json:"overlap"` // how long the old one signs on, e.g. "24h"; "0s" = not at all
-	Revoke     bool     `json:"revoke"`  // no older one signs on, those replaced earlier included
+	Secret     string   `json:"secret,omitempty" doc:"whsec_…"`
+	SigningKey string   `json:"signing_key,omitempty" doc:"whsk_…"`
+	Signatures []string `json:"signatures,omitempty" doc:"The kinds that are replaced, or added: v1, v1a."`
+	Overlap    *string  `json:"overlap,omitempty" doc:"How long the old one signs on; 0s is not at all. webhooks.secret_overlap is the default." example:"24h"`
+	Revoke     bool     `json:"revoke,omitempty" doc:"No older one signs on, those replaced earlier included."`
 }
 
 // secrets are those given, and fresh ones of the kinds asked for. made tells that the relay made an HMAC secret, which its
@@ -87,31 +88,47 @@ func showSignatures(out *Endpoint, e *endpoint.Endpoint) {
 	}
 }
 
+func (s *server) secretOperations() {
+	add(s, operation{
+		method: "POST", path: "/api/v1/endpoints/{id}/rotate-secret", id: "rotateSecret", summary: "Replace an endpoint's secrets", access: writes,
+		about:  "The old ones sign on beside the new for a while. A secret that the relay makes is shown in this answer alone.",
+		errors: []int{http.StatusNotFound, http.StatusConflict},
+	}, s.rotateSecret)
+	add(s, operation{
+		method: "GET", path: "/.well-known/webhook-keys", id: "webhookKeys", summary: "Public keys of v1a signatures", access: withoutID,
+		about: "A JSON Web Key Set (RFC 7517) of all endpoints, which names none of them.",
+	}, s.webhookKeys)
+}
+
+type rotateSecret struct {
+	ByID
+	Body *RotateSecret
+}
+
 // rotateSecret replaces an endpoint's secrets. The old ones sign on for a while beside the new.
-func (s *server) rotateSecret(r *http.Request) (int, any, error) {
-	registry, err := s.registry()
+func (s *server) rotateSecret(ctx context.Context, req *rotateSecret) (*oneEndpoint, error) {
+	registry, _, err := s.endpointOf(ctx, req.ID)
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
 	var in RotateSecret
-	if err := decodeOptional(r, &in); err != nil {
-		return 0, nil, err
+	if req.Body != nil {
+		in = *req.Body
 	}
 	overlap := s.cfg.Overlap
 	if in.Overlap != nil {
 		if overlap, err = time.ParseDuration(*in.Overlap); err != nil || overlap < 0 || overlap > maxOverlap {
-			return 0, nil, &Error{http.StatusBadRequest, fmt.Sprintf("overlap: %q is no duration from 0s to %v; write e.g. 24h", *in.Overlap, maxOverlap)}
+			return nil, badRequest("overlap: %q is no duration from 0s to %v; write e.g. 24h", *in.Overlap, maxOverlap)
 		}
 	}
 	if in.Revoke {
 		if in.Overlap != nil && overlap != 0 {
-			return 0, nil, &Error{http.StatusBadRequest, "overlap: revoke ends the older ones at once; leave one of them out"}
+			return nil, badRequest("overlap: revoke ends the older ones at once; leave one of them out")
 		}
 		overlap = 0
 	}
-	id := r.PathValue("id")
 	var made string
-	err = registry.Change(r.Context(), id, func(e *endpoint.Endpoint) (bool, error) {
+	err = registry.Change(ctx, req.ID, func(e *endpoint.Endpoint) (bool, error) {
 		kinds := in.Signatures
 		if len(kinds) == 0 && in.Secret == "" && in.SigningKey == "" {
 			for _, old := range e.Secrets {
@@ -136,30 +153,29 @@ func (s *server) rotateSecret(r *http.Request) (int, any, error) {
 		return true, nil
 	})
 	if err != nil {
-		return 0, nil, endpointError(err)
+		return nil, endpointError(err)
 	}
-	s.log.Info("endpoint's secrets replaced", "endpoint", id, "overlap", overlap, "revoke", in.Revoke)
-	e := registry.Snapshot().Get(id)
-	if e == nil {
-		return 0, nil, endpointError(fmt.Errorf("%s: %w", id, endpoint.ErrNotFound))
+	s.log.Info("endpoint's secrets replaced", "endpoint", req.ID, "overlap", overlap, "revoke", in.Revoke, "by", callerOf(ctx).name)
+	out, err := s.again(ctx, req.ID)
+	if err != nil {
+		return nil, err
 	}
-	out := s.show(e)
-	out.Secret = made
-	return http.StatusOK, out, nil
+	out.Body.Secret = made
+	return out, nil
 }
 
 const maxOverlap = 365 * 24 * time.Hour
 
 // webhookKeys are the public keys of all endpoints, as a JSON Web Key Set: for receivers, who have no token. It names no
 // endpoint.
-func (s *server) webhookKeys(*http.Request) (int, any, error) {
+func (s *server) webhookKeys(context.Context, *struct{}) (*answer[webhook.KeySet], error) {
 	registry, err := s.registry()
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
 	var keys []webhook.PublicKey
 	for _, e := range registry.Snapshot().All() {
 		keys = append(keys, e.PublicKeys()...)
 	}
-	return http.StatusOK, webhook.NewKeySet(keys), nil
+	return &answer[webhook.KeySet]{webhook.NewKeySet(keys)}, nil
 }

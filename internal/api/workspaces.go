@@ -1,20 +1,23 @@
 package api
 
 import (
-	"net/http"
+	"context"
 
 	"github.com/nex-crm/relay/internal/stream"
 )
 
-// list is the form of every list.
-type list[T any] struct {
-	Data []T `json:"data"`
+func (s *server) workspaceOperations() {
+	add(s, operation{
+		method: "GET", path: "/api/v1/workspaces", id: "listWorkspaces", summary: "How each workspace's stream is", access: reads,
+	}, s.listWorkspaces)
 }
 
-func (s *server) listWorkspaces(*http.Request) (int, any, error) {
-	data := s.cfg.Workspaces()
-	if data == nil {
-		data = []stream.Status{}
+func (s *server) listWorkspaces(ctx context.Context, _ *struct{}) (*answer[list[stream.Status]], error) {
+	var data []stream.Status
+	for _, w := range s.cfg.Workspaces() {
+		if callerOf(ctx).knows(w.Token) {
+			data = append(data, w)
+		}
 	}
-	return http.StatusOK, list[stream.Status]{data}, nil
+	return page(data, ""), nil
 }

@@ -17,6 +17,7 @@ type Config struct {
 	Webhooks   Webhooks    `koanf:"webhooks"`
 	Endpoints  []Endpoint  `koanf:"endpoints"`
 	HTTP       HTTP        `koanf:"http"`
+	Tokens     []Token     `koanf:"tokens"`
 	Log        Log         `koanf:"log"`
 
 	files []string
@@ -149,6 +150,22 @@ type Endpoint struct {
 	ClientKeyFile      string            `koanf:"client_key_file"`
 	Enabled            *bool             `koanf:"enabled"` // nil = true
 }
+
+// Token lets a caller into the API beside http.admin_token.
+type Token struct {
+	Name       string   `koanf:"name"`
+	Token      Secret   `koanf:"token"`
+	TokenEnv   string   `koanf:"token_env"`
+	TokenFile  string   `koanf:"token_file"`
+	Access     string   `koanf:"access"`
+	Workspaces []string `koanf:"workspaces"`
+}
+
+// The values of tokens[].access.
+const (
+	AccessRead  = "read"
+	AccessWrite = "write"
+)
 
 // HTTP is the relay's own listener.
 type HTTP struct {

@@ -24,6 +24,7 @@ func TestExampleEqualsDefaults(t *testing.T) {
 	got.NATS.Embedded.StoreDir = want.NATS.Embedded.StoreDir // the loader makes it relative to the file
 	got.Workspaces, got.Endpoints, got.Webhooks.AllowNetworks = orNil(got.Workspaces), orNil(got.Endpoints), orNil(got.Webhooks.AllowNetworks)
 	got.Webhooks.AllowProxies = orNil(got.Webhooks.AllowProxies)
+	got.Tokens = orNil(got.Tokens)
 	if !reflect.DeepEqual(*got, want) {
 		t.Errorf("\ngot  %+v\nwant %+v", *got, want)
 	}
@@ -77,7 +78,7 @@ func uncomment(t *testing.T) string {
 			line = m[1]
 		}
 		switch line {
-		case "workspaces: []", "endpoints: []":
+		case "workspaces: []", "endpoints: []", "tokens: []":
 			line = strings.TrimSuffix(line, " []")
 		}
 		out = append(out, line)
@@ -96,13 +97,13 @@ func TestExampleNamesEveryKey(t *testing.T) {
 		}
 		depth := (len(m[1]) + len(m[2])) / 2
 		key := m[3]
-		if depth > 0 && slices.Contains([]string{"workspaces", "endpoints"}, path[0]) {
+		if depth > 0 && slices.Contains([]string{"workspaces", "endpoints", "tokens"}, path[0]) {
 			key, depth = path[0]+"[]."+m[3], 1
 			named = append(named, key)
 			continue
 		}
 		path = append(path[:depth], key)
-		if rest := strings.TrimSpace(line[len(m[0]):]); rest != "" || depth == 0 && slices.Contains([]string{"workspaces", "endpoints"}, key) {
+		if rest := strings.TrimSpace(line[len(m[0]):]); rest != "" || depth == 0 && slices.Contains([]string{"workspaces", "endpoints", "tokens"}, key) {
 			named = append(named, strings.Join(path, "."))
 		}
 	}
@@ -132,7 +133,7 @@ func TestExampleEntriesLoad(t *testing.T) {
 	file := filepath.Join(dir, "relay.yaml")
 	content := uncomment(t)
 	content = strings.Replace(content, "    api_key_file: acme.key\n", "", 1) // one way for a secret is enough
-	for name, text := range map[string]string{"relay.yaml": content, "crm-sync.secret": "whsec_" + strings.Repeat("A", 32)} {
+	for name, text := range map[string]string{"relay.yaml": content, "crm-sync.secret": "whsec_" + strings.Repeat("A", 32), "crm-team.token": strings.Repeat("t", 20)} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -143,6 +144,9 @@ func TestExampleEntriesLoad(t *testing.T) {
 	}
 	if len(cfg.Workspaces) != 1 || cfg.Workspaces[0].APIKey.Reveal() != "nex_key" {
 		t.Errorf("workspaces: %+v", cfg.Workspaces)
+	}
+	if len(cfg.Tokens) != 1 || cfg.Tokens[0].Token.Reveal() != strings.Repeat("t", 20) || cfg.Tokens[0].Access != AccessWrite {
+		t.Errorf("tokens: %+v", cfg.Tokens)
 	}
 	if len(cfg.Endpoints) != 1 || cfg.Endpoints[0].Headers["X-Tenant"] != "acme" || !*cfg.Endpoints[0].Enabled {
 		t.Errorf("endpoints: %+v", cfg.Endpoints)

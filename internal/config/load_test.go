@@ -120,7 +120,7 @@ func at(c *Config, key string) any {
 func TestEveryKeyIsHonoured(t *testing.T) {
 	t.Parallel()
 	for _, key := range keysOf(reflect.TypeFor[Config](), "") {
-		if strings.HasPrefix(key, "workspaces") || strings.HasPrefix(key, "endpoints") {
+		if strings.HasPrefix(key, "workspaces") || strings.HasPrefix(key, "endpoints") || strings.HasPrefix(key, "tokens") {
 			continue // TestListsAreHonoured
 		}
 		c, ok := scalars[key]
@@ -370,6 +370,14 @@ func TestEveryRule(t *testing.T) {
 		{`http: {listen: ":8080"}`, "http.listen", "admin_token"},
 		{`http: {listen: "127.0.0.1:99999"}`, "http.listen", "65535"},
 		{`http: {admin_token: short}`, "http.admin_token", "16"},
+		{`tokens: [{token: 0123456789abcdefg, access: read}]`, "tokens[0].name", "missing"},
+		{`tokens: [{name: a, access: read}]`, "tokens[0].token", "missing"},
+		{`tokens: [{name: a, access: read, token: short}]`, "tokens[0].token", "16"},
+		{`tokens: [{name: a, token: 0123456789abcdefg}]`, "tokens[0].access", "read, write"},
+		{`tokens: [{name: a, access: read, token: 0123456789abcdefg, workspaces: [x]}]`, "tokens[0].workspaces[0]", "no workspace"},
+		{`tokens: [{name: a, access: read, token: 0123456789abcdefg}, {name: a, access: write, token: abcdefghijklmnopq}]`, "tokens[1].name", "tokens[0]"},
+		{`tokens: [{name: a, access: read, token: 0123456789abcdefg}, {name: b, access: write, token: 0123456789abcdefg}]`, "tokens[1].token", "tokens[0].token"},
+		{`{http: {admin_token: 0123456789abcdefg}, tokens: [{name: a, access: read, token: 0123456789abcdefg}]}`, "tokens[0].token", "http.admin_token"},
 		{`log: {level: loud}`, "log.level", "debug, info"},
 		{`log: {format: xml}`, "log.format", "json"},
 	} {

@@ -32,6 +32,10 @@ func (c *Config) secretRefs() []secretRef {
 		w := &c.Workspaces[i]
 		refs = append(refs, secretRef{fmt.Sprintf("workspaces[%d].api_key", i), &w.APIKey, &w.APIKeyEnv, &w.APIKeyFile})
 	}
+	for i := range c.Tokens {
+		t := &c.Tokens[i]
+		refs = append(refs, secretRef{fmt.Sprintf("tokens[%d].token", i), &t.Token, &t.TokenEnv, &t.TokenFile})
+	}
 	for i := range c.Endpoints {
 		e := &c.Endpoints[i]
 		at := fmt.Sprintf("endpoints[%d].", i)

@@ -19,7 +19,8 @@ func (c *Config) validate(p *Problems) {
 	c.Stream.validate(p)
 	c.Webhooks.validate(p)
 	c.validateEndpoints(tokens, p)
-	c.HTTP.validate(p)
+	c.HTTP.validate(len(c.Tokens), p)
+	c.validateTokens(tokens, p)
 	oneOf(p, "log.level", c.Log.Level, "debug", "info", "warn", "error")
 	oneOf(p, "log.format", c.Log.Format, "text", "json")
 }
@@ -250,14 +251,49 @@ func (c *Config) validateEndpoints(tokens []string, p *Problems) {
 	}
 }
 
-func (h *HTTP) validate(p *Problems) {
+func (h *HTTP) validate(tokens int, p *Problems) {
 	reachable := listen(p, "http.listen", h.Listen)
 	given := h.AdminToken.IsSet() || h.AdminTokenEnv != "" || h.AdminTokenFile != ""
-	if reachable && !given {
+	if reachable && !given && tokens == 0 {
 		p.Addf("http.listen", "%q can be reached from other machines: set http.admin_token (or _env, _file), or listen on 127.0.0.1", h.Listen)
 	}
-	if h.AdminToken.IsSet() && len(h.AdminToken.Reveal()) < 16 {
-		p.Addf("http.admin_token", "is shorter than 16 characters: make one with openssl rand -base64 24")
+	longEnough(p, "http.admin_token", h.AdminToken)
+}
+
+func longEnough(p *Problems, key string, token Secret) {
+	if token.IsSet() && len(token.Reveal()) < 16 {
+		p.Addf(key, "is shorter than 16 characters: make one with openssl rand -base64 24")
+	}
+}
+
+// validateTokens judges the tokens of the API; workspaces are the tokens of all workspaces.
+func (c *Config) validateTokens(workspaces []string, p *Problems) {
+	names, values := map[string]int{}, map[string]string{c.HTTP.AdminToken.Reveal(): "http.admin_token"}
+	for i := range c.Tokens {
+		t, at := &c.Tokens[i], fmt.Sprintf("tokens[%d].", i)
+		switch first, twice := names[t.Name]; {
+		case t.Name == "":
+			p.Addf(at+"name", "is missing: the log names by it who changes an endpoint")
+		case twice:
+			p.Addf(at+"name", "%q is the name of tokens[%d] too", t.Name, first)
+		default:
+			names[t.Name] = i
+		}
+		switch other, twice := values[t.Token.Reveal()]; {
+		case !t.Token.IsSet() && t.TokenEnv == "" && t.TokenFile == "":
+			p.Addf(at+"token", "is missing: give token_env, token_file or token")
+		case t.Token.IsSet() && twice:
+			p.Addf(at+"token", "is the same as %s: who comes with it could be either", other)
+		default:
+			values[t.Token.Reveal()] = at + "token"
+			longEnough(p, at+"token", t.Token)
+		}
+		oneOf(p, at+"access", t.Access, AccessRead, AccessWrite)
+		for j, name := range t.Workspaces {
+			if !slices.Contains(workspaces, token(name)) {
+				p.Addf(fmt.Sprintf("%sworkspaces[%d]", at, j), "%q is no workspace of this file", name)
+			}
+		}
 	}
 }
 

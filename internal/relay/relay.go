@@ -22,6 +22,7 @@ import (
 	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/config"
 	"github.com/nex-crm/relay/internal/endpoint"
+	"github.com/nex-crm/relay/internal/event"
 	"github.com/nex-crm/relay/internal/fanout"
 	"github.com/nex-crm/relay/internal/lease"
 	"github.com/nex-crm/relay/internal/nex"
@@ -260,7 +261,7 @@ func serve(ctx context.Context, server *http.Server, l net.Listener) error {
 
 func (r *Relay) apiConfig() api.Config {
 	return api.Config{
-		Token:      r.opts.Config.HTTP.AdminToken.Reveal(),
+		Tokens:     tokens(r.opts.Config),
 		Ready:      r.readiness,
 		Workspaces: r.Workspaces,
 		Endpoints: func() *endpoint.Registry {
@@ -283,6 +284,21 @@ func (r *Relay) apiConfig() api.Config {
 		Logger:       r.log,
 		Version:      r.opts.Version,
 	}
+}
+
+// tokens are who may use the API.
+func tokens(cfg *config.Config) (list []api.Token) {
+	if cfg.HTTP.AdminToken.IsSet() {
+		list = append(list, api.Token{Name: "admin", Secret: cfg.HTTP.AdminToken.Reveal(), Write: true})
+	}
+	for _, t := range cfg.Tokens {
+		one := api.Token{Name: t.Name, Secret: t.Token.Reveal(), Write: t.Access == config.AccessWrite}
+		for _, name := range t.Workspaces {
+			one.Workspaces = append(one.Workspaces, event.Token(name))
+		}
+		list = append(list, one)
+	}
+	return list
 }
 
 // replicaName tells replicas apart and stays the same over a restart: no two listen on one address of one host.

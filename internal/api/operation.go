@@ -1,0 +1,206 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+)
+
+// access is what a caller needs for an operation.
+type access int
+
+const (
+	reads     access = iota // any token
+	writes                  // one that may change things
+	operates                // one that may change things and is not bound to workspaces
+	withoutID               // nobody is asked
+)
+
+// operation is one entry of the API: what its document says of it.
+type operation struct {
+	method, path string
+	id           string // operationId
+	summary      string
+	about        string // more, in Markdown
+	access       access
+	status       int   // of a success; 0 = 200
+	errors       []int // beside 400, 401, 403 and 500, which any may answer
+}
+
+// newAPI is the part of the HTTP side that has a document.
+func (s *server) newAPI(mux *http.ServeMux) huma.API {
+	format := huma.Format{Marshal: marshal, Unmarshal: unmarshal}
+	config := huma.Config{
+		OpenAPI: &huma.OpenAPI{
+			OpenAPI: "3.1.0",
+			Info: &huma.Info{
+				Title: "relay", Version: s.cfg.Version,
+				Description: "Insights of Nex in NATS JetStream and as signed webhooks. An error is `{\"code\":<HTTP status>,\"message\":…}`.",
+			},
+			Components: &huma.Components{
+				Schemas: huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer),
+				SecuritySchemes: map[string]*huma.SecurityScheme{
+					"token": {Type: "http", Scheme: "bearer", Description: "`http.admin_token` or one of `http.tokens`"},
+				},
+			},
+		},
+		// curl -d names a form where it means JSON; what is no JSON is refused by what it is.
+		Formats:       map[string]huma.Format{"application/json": format, "application/x-www-form-urlencoded": format, "application/merge-patch+json": format},
+		DefaultFormat: "application/json",
+		// A misspelt parameter would be a filter that never holds.
+		RejectUnknownQueryParameters: true,
+	}
+	a := humago.New(mux, config)
+	a.UseMiddleware(s.admit)
+	return a
+}
+
+// add registers an operation. What its handler answers as an error that is no [Error] is the relay's own fault: it is logged.
+func add[I, O any](s *server, o operation, handle func(context.Context, *I) (*O, error)) {
+	op := huma.Operation{
+		OperationID: o.id, Method: o.method, Path: o.path, Summary: o.summary, Description: o.about, DefaultStatus: o.status,
+		Errors:       append([]int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden}, o.errors...),
+		MaxBodyBytes: maxBody, BodyReadTimeout: readTimeout,
+		// The body's faults are found by the handlers, all at once and in the words of the configuration.
+		SkipValidateBody: true,
+		Metadata:         map[string]any{accessKey: o.access},
+		Tags:             []string{tag(o.path)},
+	}
+	if o.access != withoutID {
+		op.Security = []map[string][]string{{"token": {}}}
+	}
+	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
+		out, err := handle(ctx, in)
+		var known *Error
+		if err != nil && !errors.As(err, &known) {
+			if ctx.Err() != nil { // the caller is gone
+				return nil, &Error{http.StatusServiceUnavailable, "the request was given up"}
+			}
+			s.log.Error("request failed", "operation", o.id, "error", err)
+			known = &Error{http.StatusInternalServerError, "internal error: see the relay's log"}
+		}
+		if known != nil {
+			return nil, known
+		}
+		return out, nil
+	})
+}
+
+// tag is what an operation stands under in the document.
+func tag(path string) string {
+	parts := strings.Split(strings.TrimPrefix(path, "/api/v1/"), "/")
+	return strings.TrimPrefix(parts[0], "/.well-known")
+}
+
+const accessKey = "access"
+
+// Error is an answer that says what is wrong, in Nex's form.
+type Error struct {
+	Code    int    `json:"code" doc:"The HTTP status."`
+	Message string `json:"message" doc:"What is wrong, and the remedy. Several faults are parted by a semicolon and a space."`
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// GetStatus is the HTTP status.
+func (e *Error) GetStatus() int { return e.Code }
+
+func init() { // huma has one form of errors for the whole process
+	huma.NewError = func(status int, message string, errs ...error) huma.StatusError {
+		if status == http.StatusUnprocessableEntity { // Nex answers 400 to what is not valid
+			status = http.StatusBadRequest
+		}
+		var faults []string
+		for _, err := range errs {
+			var known *Error
+			var detail *huma.ErrorDetail
+			switch {
+			case errors.As(err, &known):
+				return known
+			case errors.As(err, &detail): // its value may be a secret
+				_, key, _ := strings.Cut(detail.Location, ".") // behind query, path or header; the body's faults name theirs
+				faults = append(faults, strings.TrimPrefix(key+": "+detail.Message, ": "))
+			case err != nil:
+				faults = append(faults, err.Error())
+			}
+		}
+		if len(faults) > 0 {
+			message = strings.Join(faults, "; ")
+		}
+		return &Error{status, message}
+	}
+}
+
+func marshal(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// unmarshal reads one JSON object and refuses what it does not know: a misspelt field would be a setting that never holds.
+func unmarshal(data []byte, into any) error {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	switch err := dec.Decode(into); {
+	case errors.Is(err, io.EOF):
+		return &Error{http.StatusBadRequest, "empty body: a JSON object is needed"}
+	case err != nil:
+		return &Error{http.StatusBadRequest, "body: " + strings.TrimPrefix(err.Error(), "json: ")}
+	}
+	if dec.More() {
+		return &Error{http.StatusBadRequest, "body: more than one JSON value"}
+	}
+	return nil
+}
+
+// openAPI is the API's document, which does not change while the relay runs.
+func (s *server) openAPI() http.HandlerFunc {
+	text, err := json.Marshal(s.api.OpenAPI())
+	return func(w http.ResponseWriter, r *http.Request) {
+		if err != nil {
+			s.log.Error("the API's document cannot be written", "error", err)
+			writeJSON(w, http.StatusInternalServerError, &Error{http.StatusInternalServerError, "internal error: see the relay's log"})
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(text))
+	}
+}
+
+// list is the form of every list.
+type list[T any] struct {
+	Data []T `json:"data"`
+	// Next is where the list goes on.
+	Next string `json:"next,omitempty" doc:"Give it as cursor to get the next page; left out on the last one."`
+}
+
+// Paging is what every long list takes.
+type Paging struct {
+	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"How many at most."`
+	Cursor string `query:"cursor" maxLength:"128" doc:"next of the page before; the first page has none."`
+}
+
+// answer is what an operation answers with a body.
+type answer[T any] struct {
+	Body T
+}
+
+func page[T any](data []T, next string) *answer[list[T]] {
+	if data == nil {
+		data = []T{}
+	}
+	return &answer[list[T]]{list[T]{data, next}}
+}
+
+func badRequest(format string, args ...any) *Error {
+	return &Error{http.StatusBadRequest, fmt.Sprintf(format, args...)}
+}
