@@ -75,6 +75,13 @@ func add[I, O any](s *server, o operation, handle func(context.Context, *I) (*O,
 		Metadata:         map[string]any{accessKey: o.access},
 		Tags:             []string{tag(o.path)},
 	}
+	if o.method == http.MethodPost {
+		op.Parameters = []*huma.Param{{
+			Name: idempotencyKey, In: "header", Schema: &huma.Schema{Type: huma.TypeString, MaxLength: new(255)},
+			Description: "A name of the caller's own for this request: who asks again with it within a day is answered as before, and nothing is done twice.",
+		}}
+		op.Errors = append(op.Errors, http.StatusConflict, http.StatusUnprocessableEntity, http.StatusServiceUnavailable)
+	}
 	if o.access != withoutID {
 		op.Security = []map[string][]string{{"token": {}}}
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
@@ -33,7 +34,9 @@ type Config struct {
 	// AllowProxies are the proxies, host:port, that an endpoint made over the API may name.
 	AllowProxies []string
 	// Warn tells what will keep an endpoint from being delivered to, although it is valid; nil warns of nothing.
-	Warn     func(*endpoint.Endpoint) []string
+	Warn func(*endpoint.Endpoint) []string
+	// Requests is where answers to requests with an Idempotency-Key are kept; nil while the relay is starting.
+	Requests func() jetstream.KeyValue
 	Gatherer prometheus.Gatherer
 	Logger   *slog.Logger
 	Version  string
@@ -81,10 +84,11 @@ func Handler(cfg Config) http.Handler {
 	mux.HandleFunc("GET /readyz", s.readyz)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(cfg.Gatherer, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /{$}", s.index)
+	handler := s.once(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Cache-Control", "no-store")
-		mux.ServeHTTP(w, r)
+		handler.ServeHTTP(w, r)
 	})
 }
 

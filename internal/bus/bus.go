@@ -80,9 +80,9 @@ type Bus struct {
 
 	embedded *embedded
 
-	nex                      jetstream.Stream
-	endpoints, leases, order jetstream.KeyValue
-	metrics                  metrics
+	nex                                jetstream.Stream
+	endpoints, leases, order, requests jetstream.KeyValue
+	metrics                            metrics
 }
 
 // Open starts the embedded server if there is no URL, connects, and creates or checks the streams. An external NATS
@@ -259,6 +259,9 @@ func (b *Bus) Leases() jetstream.KeyValue { return b.leases }
 
 // Order is the bucket of how far the ordered endpoints have come.
 func (b *Bus) Order() jetstream.KeyValue { return b.order }
+
+// Requests is the bucket with the answers to requests that may be asked again.
+func (b *Bus) Requests() jetstream.KeyValue { return b.requests }
 
 // Connected tells whether the connection is up now.
 func (b *Bus) Connected() bool { return b.nc.IsConnected() }

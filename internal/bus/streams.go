@@ -22,6 +22,7 @@ const (
 	BucketEndpoints = "RELAY_ENDPOINTS"
 	BucketLeases    = "RELAY_LEASES"
 	BucketOrder     = "RELAY_ORDER"
+	BucketRequests  = "RELAY_REQUESTS"
 
 	ConsumerFanout = "relay-fanout"
 	ConsumerRetry  = "relay-retry"
@@ -325,6 +326,12 @@ func (b *Bus) buckets() []bucket {
 		{&b.order, jetstream.KeyValueConfig{
 			Bucket:      BucketOrder,
 			Description: "How far each ordered endpoint has come",
+			Replicas:    replicas,
+		}},
+		{&b.requests, jetstream.KeyValueConfig{
+			Bucket:      BucketRequests,
+			Description: "Answers to requests with an Idempotency-Key, sealed",
+			TTL:         24 * time.Hour,
 			Replicas:    replicas,
 		}},
 	}

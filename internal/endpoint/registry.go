@@ -219,6 +219,16 @@ func (r *Registry) seen(ctx context.Context, revision uint64) error {
 	return r.await(ctx, func() bool { return r.revision >= revision })
 }
 
+// Seal encrypts what shows a secret, bound to a name. Its error may be [ErrNoKey].
+func (r *Registry) Seal(name string, plain []byte) (string, error) {
+	return r.sealer.seal("request:"+name, plain)
+}
+
+// Open is what Seal has encrypted under a name.
+func (r *Registry) Open(name, sealed string) ([]byte, error) {
+	return r.sealer.open("request:"+name, sealed)
+}
+
 // Reseal seals anew with the present key what an earlier one has sealed, and answers how many endpoints that were.
 func (r *Registry) Reseal(ctx context.Context) (int, error) {
 	n := 0

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
@@ -273,6 +274,12 @@ func (r *Relay) apiConfig() api.Config {
 		Fanout: func() *fanout.Fanout {
 			if p := r.parts.Load(); p != nil {
 				return p.fanout
+			}
+			return nil
+		},
+		Requests: func() jetstream.KeyValue {
+			if p := r.parts.Load(); p != nil {
+				return p.bus.Requests()
 			}
 			return nil
 		},
