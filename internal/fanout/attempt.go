@@ -173,7 +173,7 @@ func (f *Fanout) send(e *endpoint.Endpoint, d *delivery, at time.Time) webhook.R
 		return webhook.Result{Outcome: webhook.InvalidRequest, Err: errors.New("url does not parse")}
 	}
 	return f.cfg.Sender.Send(f.attemptCtx, &webhook.Request{
-		URL: target, ID: d.event.id, Body: d.event.data, ContentType: event.ContentType,
+		URL: target, ID: d.event.id, Body: d.event.data, ContentType: event.ContentType, Sequence: d.sequence, Attempt: d.attempt,
 		Traceparent: event.ChildTraceparent(d.event.traceparent), Header: header(e), Secrets: e.Signing(at),
 		Timeout: orDefault(e.Timeout, f.cfg.Timeout), At: at, Route: e.Route, Origin: f.origin(e),
 	})

@@ -325,6 +325,9 @@ func TestDeliversSignedToWhoWantsIt(t *testing.T) {
 			t.Errorf("%s: %q, want %q", h, got, want)
 		}
 	}
+	if n, attempt := c.header.Get("relay-sequence"), c.header.Get("relay-attempt"); n != "1" || attempt != "1" {
+		t.Errorf("sequence %q, attempt %q", n, attempt)
+	}
 	if tp := c.header.Get("traceparent"); len(tp) != 55 || tp[:35] != e.Traceparent[:35] || tp == e.Traceparent {
 		t.Errorf("traceparent %q is no child of %q", tp, e.Traceparent)
 	}

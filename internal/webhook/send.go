@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -115,6 +116,9 @@ type Request struct {
 	Body []byte
 	// ContentType of the body; empty means [DefaultContentType].
 	ContentType string
+	// Sequence is the event's place in the log, and Attempt the number of this attempt, from 1; 0 sends none.
+	Sequence uint64
+	Attempt  int
 	// Traceparent is the W3C trace context; empty sends none.
 	Traceparent string
 	// Origin is what [Sender.Validate] got permission for; empty sends none.
@@ -189,6 +193,12 @@ func (s *Sender) header(r *Request, at time.Time) (http.Header, error) {
 	h["Content-Type"] = s.contentType
 	if r.ContentType != "" {
 		h["Content-Type"] = []string{r.ContentType}
+	}
+	if r.Sequence != 0 {
+		h[HeaderSequence] = []string{strconv.FormatUint(r.Sequence, 10)}
+	}
+	if r.Attempt != 0 {
+		h[HeaderAttempt] = []string{strconv.Itoa(r.Attempt)}
 	}
 	if r.Traceparent != "" {
 		h["Traceparent"] = []string{r.Traceparent}

@@ -43,6 +43,7 @@ func TestSendRequest(t *testing.T) {
 	})
 	s := newSender(t, nil)
 	r := request(t, srv.URL+"/hook?token=a%20b")
+	r.Sequence, r.Attempt = 12345678901234567, 3
 	r.Traceparent, r.Origin = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "relay.example"
 	r.At = time.Now().Add(-time.Minute)
 	r.Header = http.Header{
@@ -63,7 +64,7 @@ func TestSendRequest(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"Webhook-Id": "evt_1", "Webhook-Timestamp": fmt.Sprint(r.At.Unix()), "Content-Type": "application/cloudevents+json",
-		"User-Agent": "nex-relay/test", "Traceparent": r.Traceparent, "Webhook-Request-Origin": "relay.example", "Authorization": "Bearer x", "X-Tenant": "a,b",
+		"User-Agent": "nex-relay/test", "Traceparent": r.Traceparent, "Webhook-Request-Origin": "relay.example", "Relay-Sequence": "12345678901234567", "Relay-Attempt": "3", "Authorization": "Bearer x", "X-Tenant": "a,b",
 	} {
 		if got := strings.Join(a.header[name], ","); got != want {
 			t.Errorf("%s: got %q, want %q", name, got, want)

@@ -19,6 +19,12 @@ const (
 	HeaderSignature = "Webhook-Signature"
 )
 
+// Names of headers that say where a message stands, which Standard Webhooks does not know. They are not signed.
+const (
+	HeaderSequence = "Relay-Sequence"
+	HeaderAttempt  = "Relay-Attempt"
+)
+
 // Lengths of one entry: the version, a comma, and 32 or 64 bytes in base64.
 const (
 	hmacEntry    = len(SchemeHMAC) + 1 + (sha256.Size+2)/3*4

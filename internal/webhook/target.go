@@ -109,7 +109,12 @@ func reservedHeader(canonical string) bool {
 		"Connection", "Keep-Alive", "Upgrade", "Http2-Settings":
 		return true
 	}
-	return strings.HasPrefix(canonical, "Webhook-") || strings.HasPrefix(canonical, "Proxy-")
+	for _, prefix := range [...]string{"Webhook-", "Relay-", "Ce-", "Proxy-"} {
+		if strings.HasPrefix(canonical, prefix) {
+			return true
+		}
+	}
+	return false
 }
 
 // validHeaderName follows RFC 9110, section 5.1: a token.

@@ -110,8 +110,8 @@ func TestValidateHeaders(t *testing.T) {
 	}{
 		{"none", nil, nil},
 		{"usual", map[string]string{"Authorization": "Bearer x", "X-Tenant": "ä\t1", "x_y.z!": "", "Tracestate": "a=b"}, nil},
-		{"own", map[string]string{"webhook-id": "x", "WEBHOOK-SIGNATURE": "x", "webhook-new": "x", "Content-type": "x", "user-agent": "x", "traceparent": "x"},
-			[]string{`"webhook-id"`, `"WEBHOOK-SIGNATURE"`, `"webhook-new"`, `"Content-type"`, `"user-agent"`, `"traceparent"`}},
+		{"own", map[string]string{"webhook-id": "x", "WEBHOOK-SIGNATURE": "x", "webhook-new": "x", "Content-type": "x", "user-agent": "x", "traceparent": "x", "relay-sequence": "x", "ce-id": "x"},
+			[]string{`"relay-sequence"`, `"ce-id"`, `"webhook-id"`, `"WEBHOOK-SIGNATURE"`, `"webhook-new"`, `"Content-type"`, `"user-agent"`, `"traceparent"`}},
 		{"HTTP's", map[string]string{"host": "x", "content-length": "1", "transfer-encoding": "x", "connection": "x", "keep-alive": "x",
 			"proxy-authorization": "x", "proxy-connection": "x", "te": "x", "trailer": "x", "upgrade": "x", "expect": "x", "http2-settings": "x"},
 			[]string{`"host"`, `"content-length"`, `"transfer-encoding"`, `"connection"`, `"keep-alive"`, `"proxy-authorization"`,
