@@ -1,0 +1,167 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/nex-crm/relay/internal/api"
+)
+
+// admin is how the commands over a running relay reach it.
+type admin struct {
+	URL       string        `name:"relay" env:"RELAY_URL" default:"http://127.0.0.1:8080" help:"Where the relay's API is (http.listen)."`
+	Token     string        `env:"RELAY_TOKEN" help:"Token of the API; better given as RELAY_TOKEN, or in a file."`
+	TokenFile string        `type:"path" help:"File with the token."`
+	Timeout   time.Duration `default:"1m" help:"How long to wait for an answer."`
+	JSON      bool          `name:"json" help:"Print what the API answers, as it is."`
+}
+
+// maxAnswer bounds an answer of the API, and a value that comes from a file.
+const maxAnswer = 64 << 20
+
+// call makes one request and answers the body. What the relay refuses is an error in its own words.
+func (a *admin) call(ctx context.Context, method, path string, query url.Values, body any, header ...string) ([]byte, error) {
+	base, err := url.Parse(a.URL)
+	if err != nil || base.Host == "" {
+		return nil, usageError{fmt.Errorf("--relay %q is no URL; write e.g. http://127.0.0.1:8080", a.URL)}
+	}
+	token, err := a.token()
+	if err != nil {
+		return nil, err
+	}
+	var content io.Reader
+	if body != nil {
+		text, err := json.Marshal(body)
+		if err != nil {
+			return nil, err
+		}
+		content = bytes.NewReader(text)
+	}
+	target := base.JoinPath(path)
+	target.RawQuery = query.Encode()
+	ctx, cancel := context.WithTimeout(ctx, a.Timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, target.String(), content)
+	if err != nil {
+		return nil, err
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("%w; is a relay running there? --relay or RELAY_URL says where", err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", method, target.Path, err)
+	}
+	if resp.StatusCode < 300 {
+		return answer, nil
+	}
+	var refused api.Error
+	if json.Unmarshal(answer, &refused) != nil || refused.Message == "" {
+		return nil, fmt.Errorf("%s %s: %s", method, target.Path, resp.Status)
+	}
+	if resp.StatusCode == http.StatusUnauthorized && token == "" {
+		return nil, errors.New("the relay wants a token: give RELAY_TOKEN, or --token-file")
+	}
+	return nil, errors.New(refused.Message)
+}
+
+func (a *admin) token() (string, error) {
+	if a.TokenFile == "" {
+		return a.Token, nil
+	}
+	if a.Token != "" {
+		return "", usageError{errors.New("--token and --token-file: one of them is enough")}
+	}
+	text, err := os.ReadFile(a.TokenFile)
+	return strings.TrimSpace(string(text)), err
+}
+
+// pages calls each with every page of a list, at most limit entries in all; 0 = all there are.
+func pages[T any](ctx context.Context, a *admin, path string, query url.Values, limit int, each func([]T) error) error {
+	for seen := 0; ; {
+		size := 1000
+		if limit > 0 {
+			size = min(size, limit-seen)
+		}
+		query.Set("limit", fmt.Sprint(size))
+		answer, err := a.call(ctx, "GET", path, query, nil)
+		if err != nil {
+			return err
+		}
+		var page struct {
+			Data []T
+			Next string
+		}
+		if err := json.Unmarshal(answer, &page); err != nil {
+			return fmt.Errorf("read %s: %w", path, err)
+		}
+		if err := each(page.Data); err != nil {
+			return err
+		}
+		if seen += len(page.Data); page.Next == "" || limit > 0 && seen >= limit {
+			return nil
+		}
+		query.Set("cursor", page.Next)
+	}
+}
+
+// listed prints a list: one JSON object a line, or a table with one row for each.
+func listed[T any](ctx context.Context, a *admin, out io.Writer, path string, query url.Values, limit int, head string, row func(*T) []any) error {
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	if !a.JSON {
+		fmt.Fprintln(table, head)
+	}
+	err := pages(ctx, a, path, query, limit, func(raw []json.RawMessage) error {
+		for _, text := range raw {
+			if a.JSON {
+				if _, err := fmt.Fprintf(out, "%s\n", text); err != nil {
+					return err
+				}
+				continue
+			}
+			var one T
+			if err := json.Unmarshal(text, &one); err != nil {
+				return fmt.Errorf("read %s: %w", path, err)
+			}
+			cells := row(&one)
+			fmt.Fprintf(table, strings.TrimSuffix(strings.Repeat("%v\t", len(cells)), "\t")+"\n", cells...)
+		}
+		return nil
+	})
+	return errors.Join(err, table.Flush())
+}
+
+// shown prints one JSON value, indented.
+func shown(out io.Writer, raw bool, text []byte) error {
+	if len(text) == 0 {
+		return nil
+	}
+	var b bytes.Buffer
+	if raw || json.Indent(&b, text, "", "  ") != nil {
+		b.Reset()
+		b.Write(text)
+	}
+	_, err := fmt.Fprintf(out, "%s\n", bytes.TrimSpace(b.Bytes()))
+	return err
+}
