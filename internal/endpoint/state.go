@@ -51,6 +51,8 @@ type State struct {
 	ResumeAt uint64 `json:"resume_at,omitempty"`
 	// Spans are the parts of the log that the endpoint still has to get from the time when it was not active.
 	Spans []Span `json:"spans,omitempty"`
+	// Replayed are replays that are over, the newest last.
+	Replayed []Replay `json:"replayed,omitempty"`
 	// FailingSince is when a run of failures began that no success has ended.
 	FailingSince *time.Time `json:"failing_since,omitempty"`
 	// FailedAt is about when it failed last, of use only with FailingSince: while no relay runs nothing fails.
@@ -72,6 +74,68 @@ type Span struct {
 	// Owner is the process that works on it, and Beat when it last said so.
 	Owner string    `json:"owner,omitempty"`
 	Beat  time.Time `json:"beat,omitzero"`
+	// Replay is set where the endpoint is to get the span again, because its owner asked for that.
+	Replay *Replay `json:"replay,omitempty"`
+}
+
+// Replay is an owner's wish that the endpoint gets a part of the log, whatever it has had of it.
+type Replay struct {
+	ID   string    `json:"id"`
+	At   time.Time `json:"at"`   // when it was asked for
+	From uint64    `json:"from"` // the whole part, inclusive; the span is what is left of it
+	To   uint64    `json:"to"`
+	// Events and Filter stand for those of the endpoint, where they are given.
+	Events []string `json:"events,omitempty"`
+	Filter string   `json:"filter,omitempty"`
+	Queued uint64   `json:"queued"` // events that were put into the endpoint's backlog up to now
+	// Ended is when it was done with, or given up.
+	Ended    time.Time `json:"ended,omitzero"`
+	Canceled bool      `json:"canceled,omitempty"`
+}
+
+// Selects is the endpoint as it takes part in a replay: with what is asked for in place of its own wishes.
+func (r *Replay) Selects(e *Endpoint) *Endpoint {
+	as := *e
+	if len(r.Events) > 0 {
+		as.Events = r.Events
+	}
+	if r.Filter != "" {
+		as.Filter = r.Filter
+	}
+	return &as
+}
+
+// end notes that a replay is over.
+func (s *State) end(r Replay, canceled bool, now time.Time) {
+	r.Ended, r.Canceled = now.UTC(), canceled
+	s.Replayed = append(s.Replayed, r)
+	if excess := len(s.Replayed) - maxReplayed; excess > 0 {
+		s.Replayed = s.Replayed[excess:]
+	}
+}
+
+// maxReplayed bounds the replays that are remembered when they are over.
+const maxReplayed = 10
+
+// EndSpan removes the first span.
+func (s *State) EndSpan(now time.Time) {
+	if r := s.Spans[0].Replay; r != nil {
+		s.end(*r, false, now)
+	}
+	s.Spans = s.Spans[1:]
+}
+
+// CancelSpans removes the spans that a function chooses.
+func (s *State) CancelSpans(now time.Time, choose func(Span) bool) {
+	s.Spans = slices.DeleteFunc(s.Spans, func(span Span) bool {
+		if !choose(span) {
+			return false
+		}
+		if span.Replay != nil {
+			s.end(*span.Replay, true, now)
+		}
+		return true
+	})
 }
 
 // Granted is a receiver's consent to deliveries at a URL, from an origin.

@@ -44,9 +44,23 @@ type Event struct {
 // Source is the CloudEvents source attribute.
 func (e *Event) Source() string {
 	if e.Workspace == NoWorkspace {
-		return "/nex/relay"
+		return sourceRelay
 	}
-	return "/nex/workspaces/" + e.Workspace
+	return sourcePrefix + e.Workspace
+}
+
+const sourcePrefix, sourceRelay = "/nex/workspaces/", "/nex/relay"
+
+// SourceWorkspace is the workspace that an event's source names, empty if it names none.
+func SourceWorkspace(source string) string {
+	if source == sourceRelay {
+		return NoWorkspace
+	}
+	workspace, ok := strings.CutPrefix(source, sourcePrefix)
+	if !ok {
+		return ""
+	}
+	return workspace
 }
 
 // NATSSubject is where the event stands in the log.

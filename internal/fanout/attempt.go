@@ -56,6 +56,9 @@ func (f *Fanout) ready(l *lane, d *delivery) (e *endpoint.Endpoint, weight int) 
 		}
 		d.unasked = true // its owner may have narrowed it since
 	}
+	if d.forced {
+		return e, weight
+	}
 	if e.MadeAfter(d.sequence, d.event.stored) { // it was for another endpoint with this id
 		d.held.settle()
 		return nil, weight
@@ -134,6 +137,10 @@ const jitterSpan = 100 * time.Millisecond
 
 // load fetches the event of a delivery that was stored as a reference.
 func (f *Fanout) load(d *delivery) error {
+	if d.inline != nil {
+		d.event = inlineMessage(d)
+		return nil
+	}
 	ev, err := f.reread.get(f.attemptCtx, d.sequence, func() (*message, error) {
 		if err := f.loads.Acquire(f.attemptCtx, 1); err != nil {
 			return nil, err

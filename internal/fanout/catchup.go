@@ -115,11 +115,11 @@ func (c *catcher) beat(ctx context.Context) error {
 		if taken {
 			return false
 		}
+		s.Spans[0] = c.span
 		if c.done {
-			s.Spans = s.Spans[1:]
+			s.EndSpan(now)
 			return true
 		}
-		s.Spans[0] = c.span
 		s.Spans[0].Owner, s.Spans[0].Beat = c.fanout.name, now
 		return true
 	})
@@ -135,8 +135,16 @@ func (c *catcher) beat(ctx context.Context) error {
 
 // add puts one event behind the others.
 func (c *catcher) add(ctx context.Context, sequence uint64, id string, attempt int) error {
-	c.batch = append(c.batch, &delivery{endpoint: c.endpoint.ID, sequence: sequence, id: id, attempt: attempt})
+	c.put(&delivery{endpoint: c.endpoint.ID, sequence: sequence, id: id, attempt: attempt, forced: c.span.Replay != nil})
+	return c.flushFull(ctx)
+}
+
+func (c *catcher) put(d *delivery) {
+	c.batch = append(c.batch, d)
 	c.count++
+}
+
+func (c *catcher) flushFull(ctx context.Context) error {
 	if len(c.batch) < batchMax {
 		return nil
 	}
@@ -177,9 +185,18 @@ func (c *catcher) each(ctx context.Context, from, to uint64, do func(bus.Stored)
 	if from > to {
 		return nil
 	}
-	return c.fanout.cfg.Bus.Read(ctx, filterSubjects(c.endpoint), from, to, func(m bus.Stored) error {
+	as := c.endpoint
+	if c.span.Replay != nil {
+		as = c.span.Replay.Selects(as)
+	}
+	return c.fanout.wanted(ctx, as, from, to, do)
+}
+
+// wanted reads the events of a part of the log that an endpoint wants, oldest first.
+func (f *Fanout) wanted(ctx context.Context, e *endpoint.Endpoint, from, to uint64, do func(bus.Stored) error) error {
+	return f.cfg.Bus.Read(ctx, filterSubjects(e), from, to, func(m bus.Stored) error {
 		msg := newMessage(m.Subject, m.Header, m.Sequence, m.Time, m.Data)
-		wanted, err := c.fanout.wants(ctx, c.endpoint, msg)
+		wanted, err := f.wants(ctx, e, msg)
 		if err != nil || !wanted {
 			return err
 		}
@@ -192,12 +209,28 @@ func (c *catcher) all(ctx context.Context) error {
 		if err := c.add(ctx, m.Sequence, eventID(m.Header, m.Sequence), 1); err != nil {
 			return err
 		}
-		return c.progress(ctx, func() { c.span.From = m.Sequence + 1 })
+		return c.progress(ctx, func() {
+			c.span.From = m.Sequence + 1
+			c.queued()
+		})
 	})
-	if err != nil {
-		return err
+	if err == nil {
+		err = c.flush(ctx)
 	}
-	return c.flush(ctx)
+	if err == nil {
+		c.queued()
+	}
+	return err
+}
+
+// queued notes in a replay what has been put into the backlog. Whoever has the old one may be reading it.
+func (c *catcher) queued() {
+	if c.span.Replay == nil {
+		return
+	}
+	r := *c.span.Replay
+	r.Queued += uint64(c.count)
+	c.span.Replay, c.count = &r, 0
 }
 
 // newestFirst goes through the span from its end, and puts what waited before behind it, the newest first too.
@@ -247,8 +280,8 @@ func (c *catcher) latestPerTarget(ctx context.Context) error {
 	attempts := make(map[uint64]int32, len(waited))
 	from := c.span.From
 	for _, w := range waited {
-		if w.sequence > c.span.To {
-			later = append(later, w) // came after the endpoint was active again
+		if w.sequence > c.span.To || w.forced {
+			later = append(later, w) // came after the endpoint was active again, or was asked for
 			continue
 		}
 		attempts[w.sequence] = w.attempt
@@ -283,7 +316,7 @@ func (c *catcher) latestPerTarget(ctx context.Context) error {
 	slices.Sort(single)
 	latest := make([]waitingOne, 0, len(single)+len(later))
 	for _, sequence := range single {
-		latest = append(latest, waitingOne{sequence, max(1, attempts[sequence])})
+		latest = append(latest, waitingOne{sequence: sequence, attempt: max(1, attempts[sequence])})
 	}
 	return c.replace(ctx, append(latest, later...), last)
 }
@@ -297,10 +330,12 @@ func (c *catcher) skipTo(ctx context.Context, sequence uint64) error {
 	return c.replace(ctx, slices.DeleteFunc(waited, func(w waitingOne) bool { return w.sequence <= sequence }), last)
 }
 
-// waitingOne is what is kept of a reference: there may be a million.
+// waitingOne is what is kept of a reference: there may be a million. Those with an event of their own are few.
 type waitingOne struct {
 	sequence uint64
 	attempt  int32
+	forced   bool
+	inline   *reference
 }
 
 // waiting is what waits for the endpoint, and the last message of RELAY_RETRY among it.
@@ -311,7 +346,11 @@ func (c *catcher) waiting(ctx context.Context) (list []waitingOne, last uint64, 
 			return nil // handled where it is due
 		}
 		for _, r := range refs {
-			list = append(list, waitingOne{r.Sequence, int32(r.Attempt)})
+			one := waitingOne{sequence: r.Sequence, attempt: int32(r.Attempt), forced: r.Forced}
+			if r.Event != nil {
+				one.inline = &r
+			}
+			list = append(list, one)
 		}
 		return nil
 	})
@@ -325,7 +364,20 @@ func (c *catcher) waiting(ctx context.Context) (list []waitingOne, last uint64, 
 // wait twice, none not at all.
 func (c *catcher) replace(ctx context.Context, list []waitingOne, upTo uint64) error {
 	for _, w := range list {
-		if err := c.add(ctx, w.sequence, "", int(w.attempt)); err != nil {
+		d := &delivery{endpoint: c.endpoint.ID, sequence: w.sequence, attempt: int(w.attempt), forced: w.forced}
+		if w.inline != nil { // as large as an event: with others it might be too large
+			if err := c.flush(ctx); err != nil {
+				return err
+			}
+			d.id, d.inline = w.inline.ID, w.inline.Event
+			c.put(d)
+			if err := c.flush(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		c.put(d)
+		if err := c.flushFull(ctx); err != nil {
 			return err
 		}
 	}

@@ -53,10 +53,12 @@ type delivery struct {
 	attempt  int    // number of the next attempt, from 1
 	since    int64  // Unix seconds when its receiver first put it off (429, Retry-After); 0 = it did not
 	event    *message
-	unasked  bool // the endpoint's filter was left for later
-	weight   int  // bytes that its lane counts for it
-	reread   bool // its event came from the log for it alone, or is to
-	shelved  bool // its lane counts it as on its way into the backlog
+	unasked  bool   // the endpoint's filter was left for later
+	forced   bool   // its owner asked for it: the endpoint gets it whatever it asks for by now
+	inline   []byte // the event, where the log holds it no more
+	weight   int    // bytes that its lane counts for it
+	reread   bool   // its event came from the log for it alone, or is to
+	shelved  bool   // its lane counts it as on its way into the backlog
 	held     *held
 }
 

@@ -226,7 +226,8 @@ func (f *Fanout) goOn(ctx context.Context, e *endpoint.Endpoint) error {
 		}
 		switch {
 		case mode == endpoint.ModeSkip:
-			s.Spans, s.Ordered = nil, nil
+			s.CancelSpans(time.Now(), func(endpoint.Span) bool { return true })
+			s.Ordered = nil
 		case s.Ordered != nil:
 			s.Ordered.NextAt = time.Time{}
 		}

@@ -46,7 +46,9 @@ func parseReferences(data []byte) ([]reference, error) {
 }
 
 func (r reference) delivery(h *held) *delivery {
-	return &delivery{endpoint: r.Endpoint, sequence: r.Sequence, id: r.ID, attempt: r.Attempt, since: r.Since, held: h}
+	return &delivery{
+		endpoint: r.Endpoint, sequence: r.Sequence, id: r.ID, attempt: r.Attempt, since: r.Since, forced: r.Forced, inline: r.Event, held: h,
+	}
 }
 
 // handleDue gives deliveries whose time has come to their lane.

@@ -29,6 +29,10 @@ type reference struct {
 	Endpoint string `json:"endpoint"`
 	Attempt  int    `json:"attempt"`
 	Since    int64  `json:"since,omitempty"` // Unix seconds when its receiver first put it off
+	// Forced says that the endpoint's owner asked for it: it gets it whatever it asks for by now.
+	Forced bool `json:"forced,omitempty"`
+	// Event is the event itself, where the log holds it no more.
+	Event json.RawMessage `json:"event,omitempty"`
 }
 
 // place is where deliveries are to wait: until a time, or in their endpoint's backlog. What comes to one place within
@@ -75,6 +79,10 @@ func (f *Fanout) backlog(d *delivery) {
 
 // shelve adds a delivery to the batch of its place. It returns at once, but waits while too many writes are under way.
 func (f *Fanout) shelve(d *delivery, p place) {
+	if d.inline != nil { // as large as an event: with others it might be too large
+		f.store(p, []*delivery{d})
+		return
+	}
 	s := f.shelf
 	s.mu.Lock()
 	list := append(s.open[p], d)
@@ -146,7 +154,9 @@ func (f *Fanout) store(p place, list []*delivery) {
 func parcel(p place, list []*delivery) (*nats.Msg, []jetstream.PublishOpt, error) {
 	refs := make([]reference, len(list))
 	for i, d := range list {
-		refs[i] = reference{Sequence: d.sequence, ID: d.id, Endpoint: d.endpoint, Attempt: d.attempt, Since: d.since}
+		refs[i] = reference{
+			Sequence: d.sequence, ID: d.id, Endpoint: d.endpoint, Attempt: d.attempt, Since: d.since, Forced: d.forced, Event: d.inline,
+		}
 	}
 	data, err := json.Marshal(refs)
 	if err != nil {
