@@ -128,7 +128,8 @@ func (b *Bus) newest(ctx context.Context, filter string, state jetstream.StreamS
 	if state.Msgs == 0 {
 		return Recent{From: state.LastSeq + 1, Complete: true}, nil
 	}
-	c, start, pending, err := b.tail(ctx, filter, state, held, n)
+	s := span{stream: StreamNex, filters: []string{filter}, first: state.FirstSeq, last: state.LastSeq, held: held}
+	c, start, pending, err := b.tail(ctx, s, n)
 	if err != nil {
 		return Recent{}, err
 	}
@@ -197,7 +198,8 @@ func (b *Bus) scan(ctx context.Context, filter string, since time.Time, most uin
 		if info.State.Msgs == 0 {
 			return nil
 		}
-		if c, _, pending, err = b.tail(ctx, filter, info.State, 0, most); err != nil {
+		s := span{stream: StreamNex, filters: []string{filter}, first: info.State.FirstSeq, last: info.State.LastSeq}
+		if c, _, pending, err = b.tail(ctx, s, most); err != nil {
 			return err
 		}
 	} else {
@@ -225,17 +227,52 @@ func spare(n, pending, span uint64) uint64 {
 	return max(n/4, fewTooMany)
 }
 
-// tail finds a sequence from which at least n messages of filter follow, and answers a consumer that begins there and how
+// span is a part of a stream, and what of it is looked for.
+type span struct {
+	stream      string
+	filters     []string // none = all; none is a part of another
+	first, last uint64   // sequences, both inclusive
+	held        uint64   // about how many messages it has; 0 = not known
+	average     uint64   // bytes of a message of the stream; 0 = not known
+	whole       bool     // bodies too
+}
+
+// near tells whether a start after which pending messages follow is close enough to the n newest. Where the size of the messages is
+// known, what lies between must not be much more than a block of the server's store either: it reads them whole, for milliseconds each.
+func (s span) near(n, pending, start uint64) bool {
+	vain := pending - min(pending, n)
+	if vain > spare(n, pending, s.last-start) {
+		return false
+	}
+	return vain <= n/16 || (s.last-start)/pending*vain*s.average <= blockBytes/2
+}
+
+// blockBytes is the size of a block of the server's file store, see its FileStoreMaxBlkSize.
+const blockBytes = 8 << 20
+
+// consumer is one that begins within the span.
+func (s span) consumer(start uint64) jetstream.ConsumerConfig {
+	cfg := tailConsumer("", start)
+	if len(s.filters) == 1 {
+		cfg.FilterSubject = s.filters[0]
+	} else {
+		cfg.FilterSubjects = s.filters
+	}
+	cfg.HeadersOnly = !s.whole
+	return cfg
+}
+
+// tail finds a sequence from which at least n messages of a span follow, and answers a consumer that begins there and how
 // many do. JetStream cannot start "n before the end" of a subject, but says at once how many messages would follow a
 // start: so the start goes back in growing steps, then in halves if one step caught many more than are wanted.
-func (b *Bus) tail(ctx context.Context, filter string, state jetstream.StreamState, held, n uint64) (c jetstream.Consumer, start, pending uint64, err error) {
-	first, last := state.FirstSeq, state.LastSeq
+func (b *Bus) tail(ctx context.Context, s span, n uint64) (c jetstream.Consumer, start, pending uint64, err error) {
+	first, last := s.first, s.last
 	step := max(2*n, 1024)
 	switch {
-	case held > 0 && held <= 2*n:
+	case s.held > 0 && s.held <= 2*n:
 		step = last - first + 1
-	case held > 0:
-		step = max(step, (last-first+1)/held*(n+n/4)) // as if they were spread evenly
+	case s.held > 0:
+		step = max(step, (last-first+1)/s.held*(n+n/4)) // as if they were spread evenly
 	}
 	tooFew := last + 1
 	for {
@@ -243,7 +280,7 @@ func (b *Bus) tail(ctx context.Context, filter string, state jetstream.StreamSta
 		if last-first > step {
 			start = last - step
 		}
-		if c, pending, err = b.follow(ctx, tailConsumer(filter, start)); err != nil {
+		if c, pending, err = b.followOf(ctx, s.stream, s.consumer(start)); err != nil {
 			return nil, 0, 0, err
 		}
 		if pending >= n || start == first {
@@ -252,9 +289,9 @@ func (b *Bus) tail(ctx context.Context, filter string, state jetstream.StreamSta
 		b.drop(c)
 		tooFew, step = start, step*16
 	}
-	for pending > n+spare(n, pending, last-start) && start+1 < tooFew {
+	for !s.near(n, pending, start) && start+1 < tooFew {
 		mid := start + (tooFew-start)/2
-		closer, p, err := b.follow(ctx, tailConsumer(filter, mid))
+		closer, p, err := b.followOf(ctx, s.stream, s.consumer(mid))
 		if err != nil {
 			b.drop(c)
 			return nil, 0, 0, err
@@ -270,9 +307,14 @@ func (b *Bus) tail(ctx context.Context, filter string, state jetstream.StreamSta
 	return c, start, pending, nil
 }
 
-// follow makes a consumer and tells how many messages it has before it.
+// follow makes a consumer of the log and tells how many messages it has before it.
 func (b *Bus) follow(ctx context.Context, cfg jetstream.ConsumerConfig) (jetstream.Consumer, uint64, error) {
-	c, err := b.nex.CreateConsumer(ctx, cfg)
+	return b.followOf(ctx, StreamNex, cfg)
+}
+
+// followOf is follow for any stream.
+func (b *Bus) followOf(ctx context.Context, stream string, cfg jetstream.ConsumerConfig) (jetstream.Consumer, uint64, error) {
+	c, err := b.js.CreateConsumer(ctx, stream, cfg)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -283,7 +325,8 @@ func (b *Bus) follow(ctx context.Context, cfg jetstream.ConsumerConfig) (jetstre
 func (b *Bus) drop(c jetstream.Consumer) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	_ = b.nex.DeleteConsumer(ctx, c.CachedInfo().Name)
+	info := c.CachedInfo()
+	_ = b.js.DeleteConsumer(ctx, info.Stream, info.Name)
 }
 
 func tailConsumer(filter string, start uint64) jetstream.ConsumerConfig {
@@ -318,6 +361,12 @@ func (b *Bus) headers(ctx context.Context, c jetstream.Consumer, count uint64) (
 // drainTime is how long what should be there is waited for at first before it is looked whether it still is.
 const drainTime = 2 * time.Second
 
+const (
+	// fetchMost and fetchBytes are how much is asked for at a time: so much may be held of it.
+	fetchMost  = 500
+	fetchBytes = 8 << 20
+)
+
 // errIncomplete says that a part of what the log holds did not arrive: the reading is to be begun anew.
 var errIncomplete = errors.New("not all that the log holds has arrived")
 
@@ -339,9 +388,22 @@ func (b *Bus) drain(ctx context.Context, c jetstream.Consumer, count uint64, eac
 // delivers each message once, so that one which was under way when the connection broke, or when it was no longer waited
 // for, never comes again. The numbers that c gives to its messages tell.
 func (b *Bus) deliver(ctx context.Context, c jetstream.Consumer, count uint64, each func(jetstream.Msg, *jetstream.MsgMetadata) error) error {
+	return b.deliverBy(ctx, c, count, fetchMost, each)
+}
+
+// deliverBy is deliver, most messages at a time: they and [fetchBytes] bound what is held of them, but for one that is larger.
+// math.MaxUint64 are all that c has, those included that it finds while it delivers.
+func (b *Bus) deliverBy(ctx context.Context, c jetstream.Consumer, count, most uint64, each func(jetstream.Msg, *jetstream.MsgMetadata) error) error {
 	defer b.drop(c)
-	for seen, patience := uint64(0), drainTime; count > 0; {
-		got, left, err := b.fetch(ctx, c, int(min(count, 500)), seen, patience, each)
+	alone, left := false, c.CachedInfo().NumPending
+	for seen, patience := uint64(0), drainTime; min(count, left) > 0; {
+		n, opts := min(count, left, most), []jetstream.FetchOpt{jetstream.FetchMaxBytes(fetchBytes)}
+		if alone {
+			n, opts = 1, nil
+		}
+		var got uint64
+		var err error
+		got, left, err = b.fetch(ctx, c, int(n), seen, patience, each, opts...)
 		switch {
 		case errors.Is(err, errEnough):
 			return nil
@@ -357,20 +419,21 @@ func (b *Bus) deliver(ctx context.Context, c jetstream.Consumer, count uint64, e
 			}
 			left, patience = info.NumPending, min(2*patience, 8*drainTime)
 		}
+		alone = got == 0 // perhaps because the next is larger than all that is taken at a time
 		seen += got
-		count = min(count-min(got, count), left)
+		count -= min(got, count)
 	}
 	return nil
 }
 
 // fetch hands over up to n messages of c, of which seen came before, and tells how many it got and how many c has left. It
 // ends when none has come for a time.
-func (b *Bus) fetch(ctx context.Context, c jetstream.Consumer, n int, seen uint64, patience time.Duration, each func(jetstream.Msg, *jetstream.MsgMetadata) error) (got, left uint64, err error) {
+func (b *Bus) fetch(ctx context.Context, c jetstream.Consumer, n int, seen uint64, patience time.Duration, each func(jetstream.Msg, *jetstream.MsgMetadata) error, opts ...jetstream.FetchOpt) (got, left uint64, err error) {
 	waiting, cancel := context.WithCancel(ctx)
 	defer cancel()
 	over := time.AfterFunc(patience, cancel)
 	defer over.Stop()
-	batch, err := c.Fetch(n, jetstream.FetchContext(waiting))
+	batch, err := c.Fetch(n, append(opts, jetstream.FetchContext(waiting))...)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -431,49 +494,68 @@ func (b *Bus) After(ctx context.Context, subject string, after uint64) ([]Known,
 
 // lastSequence is the sequence of a subject's newest event, 0 if there is none.
 func (b *Bus) lastSequence(ctx context.Context, subject string) (uint64, error) {
-	sequence, _, err := b.askLeader(ctx, map[string]any{"last_by_subj": subject})
-	if err != nil && !errors.Is(err, ErrNotInLog) {
+	m, err := b.askLeader(ctx, StreamNex, map[string]any{"last_by_subj": subject})
+	if errors.Is(err, ErrNotInLog) {
+		return 0, nil
+	}
+	if err != nil {
 		return 0, fmt.Errorf("last sequence of %s: %w", subject, err)
 	}
-	return sequence, nil
+	return m.Sequence, nil
 }
 
 // SubjectAt is the subject of the event with a sequence, or [ErrNotInLog].
 func (b *Bus) SubjectAt(ctx context.Context, sequence uint64) (string, error) {
-	_, subject, err := b.askLeader(ctx, map[string]any{"seq": sequence})
+	m, err := b.askLeader(ctx, StreamNex, map[string]any{"seq": sequence})
 	if err != nil {
 		return "", fmt.Errorf("sequence %d: %w", sequence, err)
 	}
-	return subject, nil
+	return m.Subject, nil
 }
 
-// askLeader gets a message from the stream's leader. A direct get, which the client would use, may be answered by a
-// replica that is behind.
-func (b *Bus) askLeader(ctx context.Context, request map[string]any) (sequence uint64, subject string, err error) {
-	body, err := json.Marshal(request)
-	if err != nil {
-		return 0, "", err
-	}
-	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
-	defer cancel()
-	m, err := b.nc.RequestWithContext(ctx, jetstream.DefaultAPIPrefix+"STREAM.MSG.GET."+StreamNex, body)
-	if err != nil {
-		return 0, "", err
-	}
+// askLeader gets a message from a stream's leader, or [ErrNotInLog]. A direct get, which the client would use, may be answered by
+// a replica that is behind.
+func (b *Bus) askLeader(ctx context.Context, stream string, request map[string]any) (*Stored, error) {
 	var answer struct {
 		Error   *jetstream.APIError `json:"error"`
 		Message struct {
-			Sequence uint64 `json:"seq"`
-			Subject  string `json:"subject"`
+			Sequence uint64    `json:"seq"`
+			Time     time.Time `json:"time"`
+			Subject  string    `json:"subject"`
+			Header   []byte    `json:"hdrs"`
+			Data     []byte    `json:"data"`
 		} `json:"message"`
 	}
-	switch err := json.Unmarshal(m.Data, &answer); {
-	case err != nil:
-		return 0, "", err
-	case answer.Error == nil:
-		return answer.Message.Sequence, answer.Message.Subject, nil
-	case answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
-		return 0, "", ErrNotInLog
+	if err := b.call(ctx, "STREAM.MSG.GET."+stream, request, &answer); err != nil {
+		return nil, err
 	}
-	return 0, "", answer.Error
+	if answer.Error != nil {
+		if answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound {
+			return nil, ErrNotInLog
+		}
+		return nil, answer.Error
+	}
+	m := &Stored{Sequence: answer.Message.Sequence, Time: answer.Message.Time, Subject: answer.Message.Subject, Data: answer.Message.Data}
+	if len(answer.Message.Header) > 0 {
+		var err error
+		if m.Header, err = nats.DecodeHeadersMsg(answer.Message.Header); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// call asks JetStream for what the client does not offer as it is needed.
+func (b *Bus) call(ctx context.Context, operation string, request, answer any) error {
+	body, err := json.Marshal(request)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
+	defer cancel()
+	m, err := b.nc.RequestWithContext(ctx, jetstream.DefaultAPIPrefix+operation, body)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(m.Data, answer)
 }

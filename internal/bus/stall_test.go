@@ -64,6 +64,12 @@ func TestConnectionStallsWhileTheLogIsRead(t *testing.T) {
 		"Read": func(b *Bus, each func(uint64)) error {
 			return b.Read(t.Context(), []string{"nex.acme.insight.>"}, 1, total, func(s Stored) error { each(s.Sequence); return nil })
 		},
+		"Walk": func(b *Bus, each func(uint64)) error {
+			return b.Walk(t.Context(), Query{Stream: StreamNex, Oldest: true}, func(s Stored) (bool, error) { each(s.Sequence); return true, nil })
+		},
+		"Walk, newest first": func(b *Bus, each func(uint64)) error {
+			return b.Walk(t.Context(), Query{Stream: StreamNex}, func(s Stored) (bool, error) { each(total + 1 - s.Sequence); return true, nil })
+		},
 	} {
 		for _, after := range []int64{60_000, 150_000, 250_000} {
 			t.Run(fmt.Sprintf("%s after %d bytes", name, after), func(t *testing.T) {

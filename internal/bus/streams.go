@@ -90,9 +90,6 @@ func (b *Bus) RetryPending(ctx context.Context) (backlog map[string]uint64, all 
 	return backlog, all, nil
 }
 
-// DeadSubject holds an endpoint's dead letters.
-func DeadSubject(endpoint string) string { return "relay.dead." + endpoint }
-
 // AttemptSubject holds an endpoint's attempts of one outcome.
 func AttemptSubject(endpoint, outcome string) string {
 	return "relay.attempts." + endpoint + "." + outcome

@@ -22,6 +22,7 @@ type deadLetter struct {
 	Attempts int             `json:"attempts"`
 	At       time.Time       `json:"at"`
 	Reason   string          `json:"reason"` // see the Reason constants
+	Class    webhook.Class   `json:"class"`  // the last token of its subject too
 	Outcome  webhook.Outcome `json:"outcome,omitempty"`
 	Status   int             `json:"status,omitempty"`
 	Error    string          `json:"error,omitempty"`
@@ -33,6 +34,7 @@ type deadLetter struct {
 func (f *Fanout) bury(d *delivery, letter deadLetter) {
 	letter.EventID, letter.Sequence, letter.Endpoint = d.id, d.sequence, d.endpoint
 	letter.Attempts, letter.At = d.attempt, time.Now().UTC()
+	letter.Class = letter.Outcome.Class(letter.Status)
 	if letter.Event = json.RawMessage("null"); d.event != nil && json.Valid(d.event.data) {
 		letter.Event = d.event.data
 	}
@@ -44,7 +46,7 @@ func (f *Fanout) bury(d *delivery, letter deadLetter) {
 		}
 		ctx, cancel := context.WithTimeout(f.storeCtx, storeTimeout)
 		defer cancel()
-		msg := &nats.Msg{Subject: bus.DeadSubject(d.endpoint), Data: payload}
+		msg := &nats.Msg{Subject: bus.DeadSubject(d.endpoint, string(letter.Class)), Data: payload}
 		// The id keeps it one letter when the delivery comes again after a crash between this write and the next.
 		if _, err := f.cfg.Bus.JetStream().PublishMsg(ctx, msg, jetstream.WithMsgID(bus.RetryWaitSubject(d.endpoint, d.sequence))); err != nil {
 			return err

@@ -384,16 +384,17 @@ func TestDeadLetterWhenAttemptsAreUsedUp(t *testing.T) {
 		Endpoint string
 		Attempts int
 		Reason   string
+		Class    webhook.Class
 		Outcome  webhook.Outcome
 		Status   int
 		Event    struct{ ID string }
 	}
-	dead := b.reader(bus.StreamDead, "relay.dead.crm")
+	dead := b.reader(bus.StreamDead, bus.DeadSubject("crm", "3xx"))
 	if err := json.Unmarshal(dead().Data(), &letter); err != nil {
 		t.Fatal(err)
 	}
 	if letter.EventID != "x-0" || letter.Endpoint != "crm" || letter.Attempts != 2 || letter.Reason != "attempts_used_up" ||
-		letter.Outcome != webhook.Redirect || letter.Status != 302 || letter.Event.ID != "x-0" {
+		letter.Class != webhook.Class3xx || letter.Outcome != webhook.Redirect || letter.Status != 302 || letter.Event.ID != "x-0" {
 		t.Errorf("dead letter %+v", letter)
 	}
 	b.reader(bus.StreamNex, "nex._.relay.endpoint.dead_letter")()
@@ -586,12 +587,13 @@ func TestWaitingDeliveries(t *testing.T) {
 	var letter struct {
 		EventID string `json:"event_id"`
 		Reason  string
+		Class   webhook.Class
 		Event   any
 	}
-	if err := json.Unmarshal(b.reader(bus.StreamDead, "relay.dead.>")().Data(), &letter); err != nil {
+	if err := json.Unmarshal(b.reader(bus.StreamDead, bus.DeadSubject("crm", "relay"))().Data(), &letter); err != nil {
 		t.Fatal(err)
 	}
-	if letter.EventID != "left" || letter.Reason != "event_expired" || letter.Event != nil {
+	if letter.EventID != "left" || letter.Reason != "event_expired" || letter.Class != webhook.ClassRelay || letter.Event != nil {
 		t.Errorf("dead letter %+v", letter)
 	}
 	if len(r.all()) != 0 {

@@ -24,7 +24,7 @@ func (b *bundle) dead(id string) func() (letter struct {
 	Reason  string
 	Status  int
 }) {
-	next := b.reader(bus.StreamDead, "relay.dead."+id)
+	next := b.reader(bus.StreamDead, bus.DeadSubject(id, "*"))
 	return func() (letter struct {
 		EventID string `json:"event_id"`
 		Reason  string

@@ -47,6 +47,69 @@ func Outcomes() []Outcome {
 // outcome the schedule decides.
 func (o Outcome) Settled() bool { return o == Delivered || o == Gone }
 
+// Class is the kind of fault that an outcome is, as dead letters are sorted by it: whose it is, and what would mend it. Like an
+// [Outcome] it is part of the interface and does not change. It is one token of a NATS subject.
+type Class string
+
+const (
+	ClassDNS        Class = "dns"
+	ClassDial       Class = "dial" // no connection, or one that broke
+	ClassTLS        Class = "tls"
+	ClassTimeout    Class = "timeout"
+	Class3xx        Class = "3xx"
+	Class4xx        Class = "4xx"
+	Class5xx        Class = "5xx"
+	ClassNotGranted Class = "not_granted" // the receiver did not consent
+	ClassProxy      Class = "proxy"       // the endpoint's proxy
+	ClassRefused    Class = "refused"     // a target that our guard refuses
+	ClassRelay      Class = "relay"       // our own fault: a request that cannot be made, an event that left the log
+	ClassOther      Class = "other"       // a status outside of HTTP's classes
+)
+
+// Classes is every class.
+func Classes() []Class {
+	return []Class{
+		ClassDNS, ClassDial, ClassTLS, ClassTimeout, Class3xx, Class4xx, Class5xx, ClassNotGranted, ClassProxy, ClassRefused, ClassRelay, ClassOther,
+	}
+}
+
+// Class is the class of an outcome with a status, 0 if no answer came. No outcome at all is that of a delivery that was given up
+// without an attempt: ours. [Delivered] is no fault and has none.
+func (o Outcome) Class(status int) Class {
+	switch o {
+	case Delivered:
+		return ""
+	case DNSError:
+		return ClassDNS
+	case DialError, ConnectionError:
+		return ClassDial
+	case TLSError:
+		return ClassTLS
+	case Timeout:
+		return ClassTimeout
+	case Redirect:
+		return Class3xx
+	case Gone, ClientError:
+		return Class4xx
+	case ServerError:
+		return Class5xx
+	case Throttled:
+		if status >= 500 {
+			return Class5xx
+		}
+		return Class4xx
+	case NotGranted:
+		return ClassNotGranted
+	case ProxyError:
+		return ClassProxy
+	case RefusedTarget:
+		return ClassRefused
+	case InvalidRequest, Canceled, "":
+		return ClassRelay
+	}
+	return ClassOther
+}
+
 // Classify reads an answer's status and, unless it settles the message, its Retry-After (RFC 9110, sections 10.2.3 and 15; 429
 // is RFC 6585, section 4). Status codes have a meaning only here and in the two functions below for proxies. A result has the
 // status, its outcome, the wish to be left alone, whether it can mean an overload, and the receiver's [Control].

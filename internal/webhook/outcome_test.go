@@ -231,3 +231,67 @@ func TestOutcomes(t *testing.T) {
 		}
 	}
 }
+
+func TestClass(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		outcome webhook.Outcome
+		status  int
+		want    webhook.Class
+	}{
+		{webhook.Delivered, 200, ""},
+		{webhook.Gone, 410, "4xx"},
+		{webhook.Throttled, 429, "4xx"},
+		{webhook.Throttled, 502, "5xx"},
+		{webhook.Throttled, 503, "5xx"},
+		{webhook.Throttled, 504, "5xx"},
+		{webhook.ClientError, 404, "4xx"},
+		{webhook.ServerError, 500, "5xx"},
+		{webhook.Redirect, 302, "3xx"},
+		{webhook.Unexpected, 700, "other"},
+		{webhook.Timeout, 0, "timeout"},
+		{webhook.Timeout, 200, "timeout"}, // the answer had begun
+		{webhook.DNSError, 0, "dns"},
+		{webhook.DialError, 0, "dial"},
+		{webhook.ConnectionError, 0, "dial"},
+		{webhook.ConnectionError, 500, "dial"},
+		{webhook.TLSError, 0, "tls"},
+		{webhook.RefusedTarget, 0, "refused"},
+		{webhook.ProxyError, 407, "proxy"},
+		{webhook.NotGranted, 0, "not_granted"},
+		{webhook.NotGranted, 503, "not_granted"},
+		{webhook.InvalidRequest, 0, "relay"},
+		{webhook.Canceled, 0, "relay"},
+		{"", 0, "relay"}, // given up without an attempt
+		{"of a later build", 0, "other"},
+	}
+	seen := map[webhook.Outcome]bool{}
+	for _, tt := range tests {
+		seen[tt.outcome] = true
+		got := tt.outcome.Class(tt.status)
+		if got != tt.want {
+			t.Errorf("%s %d: got %q, want %q", tt.outcome, tt.status, got, tt.want)
+		}
+		if got != "" && !slices.Contains(webhook.Classes(), got) {
+			t.Errorf("%q is not among all classes", got)
+		}
+	}
+	for _, o := range webhook.Outcomes() {
+		if !seen[o] {
+			t.Errorf("%s has no test", o)
+		}
+	}
+	for _, c := range webhook.Classes() {
+		if strings.Trim(string(c), "abcdefghijklmnopqrstuvwxyz0123456789_") != "" || c == "" {
+			t.Errorf("%q is no plain token", c)
+		}
+	}
+	// Whatever comes as an answer has a class by its status.
+	for status := 100; status < 1000; status++ {
+		got := webhook.Classify(status, http.Header{"Retry-After": {"7"}}, time.Now()).Outcome.Class(status)
+		want := map[int]webhook.Class{2: "", 3: "3xx", 4: "4xx", 5: "5xx"}
+		if w, ok := want[status/100]; !ok && got != "other" || ok && got != w {
+			t.Errorf("%d: got %q", status, got)
+		}
+	}
+}
