@@ -60,6 +60,7 @@ func open(t *testing.T, log *bus.Bus, change func(*api.Config)) (http.Handler, *
 		Workspaces: func() []stream.Status {
 			return []stream.Status{{Workspace: "Acme Corp", Token: "acme_corp", State: stream.StateConnected}}
 		},
+		Log:       func() *bus.Bus { return log },
 		Requests:  log.Requests,
 		Endpoints: func() *endpoint.Registry { return registry }, Gatherer: prometheus.NewRegistry(),
 		Warn:   func(*endpoint.Endpoint) []string { return []string{"a warning"} },

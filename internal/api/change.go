@@ -85,7 +85,7 @@ func (s *server) changeEndpoint(ctx context.Context, in *changeEndpoint) (*oneEn
 		}
 	}
 	s.log.Info("endpoint changed", "endpoint", in.ID, "by", who.name)
-	return s.again(ctx, in.ID)
+	return s.current(ctx, in.ID)
 }
 
 // revision reads an If-Match; 0 is any.

@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -12,6 +13,7 @@ import (
 	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -249,12 +251,24 @@ func TestFaultsAreNamedByField(t *testing.T) {
 }
 
 // withFanout is the handler with a fanout behind it, which does not run.
-func withFanout(t *testing.T) (http.Handler, *endpoint.Registry, *bus.Bus) {
+func withFanout(t *testing.T, change func(*api.Config)) (http.Handler, *endpoint.Registry, *bus.Bus) {
+	t.Helper()
+	h, registry, log, _ := overFanout(t, change)
+	return h, registry, log
+}
+
+// overFanout is withFanout, and the fanout too.
+func overFanout(t *testing.T, change func(*api.Config)) (http.Handler, *endpoint.Registry, *bus.Bus, *fanout.Fanout) {
 	t.Helper()
 	log := bustest.New(t)
 	var f *fanout.Fanout
-	h, registry := open(t, log, func(c *api.Config) { c.Fanout = func() *fanout.Fanout { return f } })
-	sender := webhook.NewSender(webhook.SenderConfig{})
+	h, registry := open(t, log, func(c *api.Config) {
+		c.Fanout, c.Limits.AllowHTTP = func() *fanout.Fanout { return f }, true
+		if change != nil {
+			change(c)
+		}
+	})
+	sender := webhook.NewSender(webhook.SenderConfig{Guard: webhook.NewGuard([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}), AllowHTTP: true})
 	t.Cleanup(sender.CloseIdle)
 	var err error
 	f, err = fanout.New(fanout.Config{
@@ -263,13 +277,13 @@ func withFanout(t *testing.T) (http.Handler, *endpoint.Registry, *bus.Bus) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return h, registry, log
+	return h, registry, log, f
 }
 
 // An ordered endpoint has its consumer before it is known, and what is refused changes nothing at one that exists.
 func TestOrderedHasItsConsumer(t *testing.T) {
 	t.Parallel()
-	h, _, log := withFanout(t)
+	h, _, log := withFanout(t, nil)
 	filters := func() []string {
 		c, err := log.JetStream().Consumer(t.Context(), bus.StreamNex, "relay-ordered-crm")
 		if err != nil {
@@ -293,4 +307,17 @@ func decodeInto(t *testing.T, w *httptest.ResponseRecorder, into any) {
 	if err := json.Unmarshal(w.Body.Bytes(), into); err != nil || w.Code != http.StatusOK {
 		t.Fatalf("%d %s: %v", w.Code, w.Body, err)
 	}
+}
+
+func runFanout(t *testing.T, f *fanout.Fanout) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -106,8 +106,8 @@ type oneEndpoint struct {
 	Body Endpoint
 }
 
-// again shows an endpoint as it is now.
-func (s *server) again(ctx context.Context, id string) (*oneEndpoint, error) {
+// current shows an endpoint as it is now.
+func (s *server) current(ctx context.Context, id string) (*oneEndpoint, error) {
 	_, e, err := s.endpointOf(ctx, id)
 	if err != nil {
 		return nil, err
@@ -158,7 +158,7 @@ func (s *server) listEndpoints(ctx context.Context, in *listEndpoints) (*answer[
 }
 
 func (s *server) getEndpoint(ctx context.Context, in *ByID) (*oneEndpoint, error) {
-	return s.again(ctx, in.ID)
+	return s.current(ctx, in.ID)
 }
 
 func (s *server) createEndpoint(ctx context.Context, in *struct{ Body NewEndpoint }) (*oneEndpoint, error) {
@@ -185,7 +185,7 @@ func (s *server) createEndpoint(ctx context.Context, in *struct{ Body NewEndpoin
 		return nil, endpointError(err)
 	}
 	s.log.Info("endpoint created", "endpoint", e.ID, "by", callerOf(ctx).name)
-	out, err := s.again(ctx, e.ID)
+	out, err := s.current(ctx, e.ID)
 	if err != nil {
 		return nil, err
 	}

@@ -3,10 +3,12 @@ package api_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/getkin/kin-openapi/openapi3"
@@ -100,9 +102,10 @@ func (c *held) call(method, target, body string, header ...string) *httptest.Res
 // Every operation is used as the document says, and answers as it says.
 func TestEveryOperationAsDocumented(t *testing.T) {
 	t.Parallel()
-	h, _ := setup(t, func(c *api.Config) {
+	h, _, log := withFanout(t, func(c *api.Config) {
 		c.Workspaces = func() []stream.Status { return []stream.Status{{Workspace: "Acme Corp", Token: "acme_corp"}} }
 	})
+	past(t, log, "acme_corp")
 	c := hold(t, h)
 	c.call("GET", "/api/v1/workspaces", "")
 	for _, body := range []string{
@@ -128,6 +131,35 @@ func TestEveryOperationAsDocumented(t *testing.T) {
 	c.call("PATCH", "/api/v1/endpoints/crm", `{"description":"CRM"}`)                      // 428
 	c.call("PATCH", "/api/v1/endpoints/crm", `{"description":"CRM"}`, "If-Match", `"999"`) // 412
 	c.call("PATCH", "/api/v1/endpoints/file", `{"description":"x"}`, "If-Match", "*")      // 409
+	c.call("GET", "/api/v1/events?workspace=Acme+Corp&type=nex.insight.*&limit=1", "")
+	c.call("GET", "/api/v1/events?type=ftp", "")
+	c.call("GET", "/api/v1/events/1", "")
+	c.call("GET", "/api/v1/events/77", "")
+	c.call("GET", "/api/v1/attempts?failed=true&event=e-1", "")
+	c.call("GET", "/api/v1/attempts?outcome=nonsense", "")
+	c.call("GET", "/api/v1/endpoints/crm/attempts?outcome=server_error&from=2026-01-01T00:00:00Z", "")
+	c.call("POST", "/api/v1/endpoints/crm/attempts/1/retry", "")
+	c.call("POST", "/api/v1/endpoints/crm/attempts/77/retry", "")
+	c.call("POST", "/api/v1/endpoints/crm/test", "")
+	c.call("GET", "/api/v1/dead-letters?endpoint=crm&class=5xx", "")
+	c.call("GET", "/api/v1/dead-letters?class=nonsense", "")
+	c.call("GET", "/api/v1/dead-letters/1", "")
+	c.call("POST", "/api/v1/dead-letters/1/retry", "")
+	c.call("POST", "/api/v1/dead-letters/1/retry", "") // 404
+	c.call("DELETE", "/api/v1/dead-letters/2", "")
+	c.call("POST", "/api/v1/dead-letters/retry", `{"endpoint":"crm","class":"5xx"}`)
+	c.call("POST", "/api/v1/dead-letters/retry", `{}`)
+	c.call("POST", "/api/v1/dead-letters/delete", `{"all":true}`)
+	c.call("POST", "/api/v1/endpoints/crm/replay", `{"after":0,"before":3,"dry_run":true}`)
+	c.call("POST", "/api/v1/endpoints/crm/replay", `{}`)
+	w := c.call("POST", "/api/v1/endpoints/crm/replay", `{"from":"2020-01-01T00:00:00Z","events":["nex.insight.risk"],"filter":"event.data.n == 1"}`)
+	c.call("GET", "/api/v1/endpoints/crm/replays", "")
+	var r api.Replay
+	if err := json.Unmarshal(w.Body.Bytes(), &r); err != nil || r.ID == "" {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	c.call("DELETE", "/api/v1/endpoints/crm/replays/"+r.ID, "")
+	c.call("DELETE", "/api/v1/endpoints/crm/replays/"+r.ID, "") // 404
 	c.call("DELETE", "/api/v1/endpoints/crm", "")
 	c.call("GET", "/.well-known/webhook-keys", "")
 	for path, item := range document(t, h).Paths.Map() {
@@ -143,13 +175,14 @@ func TestEveryOperationAsDocumented(t *testing.T) {
 func TestWhoMayDoWhat(t *testing.T) {
 	t.Parallel()
 	const read, write, other, reader = "token-read-only-00", "token-of-acme-000", "token-of-globex-0", "token-acme-reads0"
-	h, registry := setup(t, func(c *api.Config) {
+	h, registry, log := withFanout(t, func(c *api.Config) {
 		c.Tokens = append(c.Tokens, api.Token{Name: "read", Secret: read}, api.Token{Name: "acme", Secret: write, Write: true, Workspaces: []string{"acme"}},
 			api.Token{Name: "globex", Secret: other, Write: true, Workspaces: []string{"globex"}}, api.Token{Name: "reader", Secret: reader, Workspaces: []string{"acme"}})
 		c.Workspaces = func() []stream.Status {
 			return []stream.Status{{Workspace: "acme", Token: "acme"}, {Workspace: "globex", Token: "globex"}}
 		}
 	})
+	past(t, log, "acme")
 	const none = ""
 	callers := []string{none, "wrong", token, read, write, other, reader}
 	// What each answers to a request about an endpoint of acme: by the columns of callers.
@@ -157,16 +190,31 @@ func TestWhoMayDoWhat(t *testing.T) {
 		method, path, body string
 		want               []int
 	}{
-		"listWorkspaces":  {"GET", "/api/v1/workspaces", "", []int{401, 401, 200, 200, 200, 200, 200}},
-		"listEndpoints":   {"GET", "/api/v1/endpoints", "", []int{401, 401, 200, 200, 200, 200, 200}},
-		"createEndpoint":  {"POST", "/api/v1/endpoints", `{"url":"https://example.com","workspaces":["acme"]}`, []int{401, 401, 201, 403, 201, 400, 403}},
-		"getEndpoint":     {"GET", "/api/v1/endpoints/{id}", "", []int{401, 401, 200, 200, 200, 404, 200}},
-		"changeEndpoint":  {"PATCH", "/api/v1/endpoints/{id}", `{"description":"x"}`, []int{401, 401, 200, 403, 200, 404, 403}},
-		"deleteEndpoint":  {"DELETE", "/api/v1/endpoints/{id}", "", []int{401, 401, 204, 403, 204, 404, 403}},
-		"enableEndpoint":  {"POST", "/api/v1/endpoints/{id}/enable", "", []int{401, 401, 200, 403, 200, 404, 403}},
-		"disableEndpoint": {"POST", "/api/v1/endpoints/{id}/disable", "", []int{401, 401, 200, 403, 200, 404, 403}},
-		"rotateSecret":    {"POST", "/api/v1/endpoints/{id}/rotate-secret", "", []int{401, 401, 200, 403, 200, 404, 403}},
-		"webhookKeys":     {"GET", "/.well-known/webhook-keys", "", []int{200, 200, 200, 200, 200, 200, 200}},
+		"listWorkspaces":       {"GET", "/api/v1/workspaces", "", []int{401, 401, 200, 200, 200, 200, 200}},
+		"listEndpoints":        {"GET", "/api/v1/endpoints", "", []int{401, 401, 200, 200, 200, 200, 200}},
+		"createEndpoint":       {"POST", "/api/v1/endpoints", `{"url":"https://example.com","workspaces":["acme"]}`, []int{401, 401, 201, 403, 201, 400, 403}},
+		"getEndpoint":          {"GET", "/api/v1/endpoints/{id}", "", []int{401, 401, 200, 200, 200, 404, 200}},
+		"changeEndpoint":       {"PATCH", "/api/v1/endpoints/{id}", `{"description":"x"}`, []int{401, 401, 200, 403, 200, 404, 403}},
+		"deleteEndpoint":       {"DELETE", "/api/v1/endpoints/{id}", "", []int{401, 401, 204, 403, 204, 404, 403}},
+		"enableEndpoint":       {"POST", "/api/v1/endpoints/{id}/enable", "", []int{401, 401, 200, 403, 200, 404, 403}},
+		"disableEndpoint":      {"POST", "/api/v1/endpoints/{id}/disable", "", []int{401, 401, 200, 403, 200, 404, 403}},
+		"rotateSecret":         {"POST", "/api/v1/endpoints/{id}/rotate-secret", "", []int{401, 401, 200, 403, 200, 404, 403}},
+		"listEvents":           {"GET", "/api/v1/events", "", []int{401, 401, 200, 200, 200, 200, 200}},
+		"getEvent":             {"GET", "/api/v1/events/1", "", []int{401, 401, 200, 200, 200, 404, 200}},
+		"listAttempts":         {"GET", "/api/v1/attempts", "", []int{401, 401, 200, 200, 200, 200, 200}},
+		"listEndpointAttempts": {"GET", "/api/v1/endpoints/{id}/attempts", "", []int{401, 401, 200, 200, 200, 404, 200}},
+		"retryAttempt":         {"POST", "/api/v1/endpoints/{id}/attempts/1/retry", "", []int{401, 401, 202, 403, 202, 404, 403}},
+		"testEndpoint":         {"POST", "/api/v1/endpoints/{id}/test", "", []int{401, 401, 200, 403, 200, 404, 403}},
+		"listDeadLetters":      {"GET", "/api/v1/dead-letters", "", []int{401, 401, 200, 200, 200, 200, 200}},
+		"getDeadLetter":        {"GET", "/api/v1/dead-letters/{letter}", "", []int{401, 401, 200, 200, 200, 404, 200}},
+		"retryDeadLetter":      {"POST", "/api/v1/dead-letters/{letter}/retry", "", []int{401, 401, 202, 403, 202, 404, 403}},
+		"deleteDeadLetter":     {"DELETE", "/api/v1/dead-letters/{letter}", "", []int{401, 401, 204, 403, 204, 404, 403}},
+		"retryDeadLetters":     {"POST", "/api/v1/dead-letters/retry", `{"endpoint":"crm"}`, []int{401, 401, 200, 403, 200, 404, 403}},
+		"deleteDeadLetters":    {"POST", "/api/v1/dead-letters/delete", `{"endpoint":"crm"}`, []int{401, 401, 200, 403, 200, 404, 403}},
+		"replay":               {"POST", "/api/v1/endpoints/{id}/replay", `{"before":99,"dry_run":true}`, []int{401, 401, 202, 403, 202, 404, 403}},
+		"listReplays":          {"GET", "/api/v1/endpoints/{id}/replays", "", []int{401, 401, 200, 200, 200, 404, 200}},
+		"cancelReplay":         {"DELETE", "/api/v1/endpoints/{id}/replays/{replay}", "", []int{401, 401, 204, 403, 204, 404, 403}},
+		"webhookKeys":          {"GET", "/.well-known/webhook-keys", "", []int{200, 200, 200, 200, 200, 200, 200}},
 	}
 	for path, item := range document(t, h).Paths.Map() {
 		for method, op := range item.Operations() {
@@ -181,7 +229,17 @@ func TestWhoMayDoWhat(t *testing.T) {
 				if secret != none {
 					header = append(header, "Authorization", "Bearer "+secret)
 				}
-				target := string(bytes.ReplaceAll([]byte(row.path), []byte("{id}"), []byte(id)))
+				target := strings.ReplaceAll(row.path, "{id}", id)
+				if strings.Contains(target, "{letter}") {
+					target = strings.ReplaceAll(target, "{letter}", fmt.Sprint(bury(t, log, "crm")))
+				}
+				if strings.Contains(target, "{replay}") {
+					var r api.Replay
+					if err := json.Unmarshal(authorized(h, "POST", "/api/v1/endpoints/"+id+"/replay", `{"before":99}`).Body.Bytes(), &r); err != nil {
+						t.Fatal(err)
+					}
+					target = strings.ReplaceAll(target, "{replay}", r.ID)
+				}
 				if w := do(h, row.method, target, row.body, header...); w.Code != row.want[i] {
 					t.Errorf("%s with %q: %d %s, want %d", op.OperationID, secret, w.Code, w.Body, row.want[i])
 				}

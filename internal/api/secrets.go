@@ -156,7 +156,7 @@ func (s *server) rotateSecret(ctx context.Context, req *rotateSecret) (*oneEndpo
 		return nil, endpointError(err)
 	}
 	s.log.Info("endpoint's secrets replaced", "endpoint", req.ID, "overlap", overlap, "revoke", in.Revoke, "by", callerOf(ctx).name)
-	out, err := s.again(ctx, req.ID)
+	out, err := s.current(ctx, req.ID)
 	if err != nil {
 		return nil, err
 	}

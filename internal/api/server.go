@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/endpoint"
 	"github.com/nex-crm/relay/internal/fanout"
 	"github.com/nex-crm/relay/internal/stream"
@@ -35,6 +36,8 @@ type Config struct {
 	AllowProxies []string
 	// Warn tells what will keep an endpoint from being delivered to, although it is valid; nil warns of nothing.
 	Warn func(*endpoint.Endpoint) []string
+	// Log is where events, attempts and dead letters are; nil while the relay is starting.
+	Log func() *bus.Bus
 	// Requests is where answers to requests with an Idempotency-Key are kept; nil while the relay is starting.
 	Requests func() jetstream.KeyValue
 	Gatherer prometheus.Gatherer
@@ -78,6 +81,10 @@ func Handler(cfg Config) http.Handler {
 	s.workspaceOperations()
 	s.endpointOperations()
 	s.secretOperations()
+	s.eventOperations()
+	s.attemptOperations()
+	s.deadLetterOperations()
+	s.replayOperations()
 	mux.HandleFunc("GET /api/openapi.json", s.openAPI())
 	mux.HandleFunc("/api/", s.nothing)
 	mux.HandleFunc("GET /healthz", s.healthz)

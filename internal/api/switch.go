@@ -91,7 +91,7 @@ func (s *server) enableEndpoint(ctx context.Context, in *enableEndpoint) (*oneEn
 		}
 	}
 	s.log.Info("endpoint enabled", "endpoint", in.ID, "resume", resume, "by", callerOf(ctx).name)
-	return s.again(ctx, in.ID)
+	return s.current(ctx, in.ID)
 }
 
 // disableEndpoint pauses an endpoint: it gets nothing until it is enabled, and keeps its place in the log.
@@ -109,5 +109,5 @@ func (s *server) disableEndpoint(ctx context.Context, in *ByID) (*oneEndpoint, e
 		return nil, endpointError(err)
 	}
 	s.log.Info("endpoint paused", "endpoint", in.ID, "by", callerOf(ctx).name)
-	return s.again(ctx, in.ID)
+	return s.current(ctx, in.ID)
 }

@@ -22,6 +22,7 @@ const (
 	EndpointResumed    = "nex.relay.endpoint.resumed"
 	EndpointRecovered  = "nex.relay.endpoint.recovered"
 	EndpointDeadLetter = "nex.relay.endpoint.dead_letter"
+	EndpointTest       = "nex.relay.endpoint.test" // sent on request, and in no log
 )
 
 // IsNews tells whether a type is the relay's own. A delivery of news that fails makes no further news: otherwise an

@@ -1,6 +1,7 @@
 package fanout
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -56,7 +57,7 @@ func (f *Fanout) ready(l *lane, d *delivery) (e *endpoint.Endpoint, weight int) 
 		}
 		d.unasked = true // its owner may have narrowed it since
 	}
-	if d.forced {
+	if d.forced != "" {
 		return e, weight
 	}
 	if e.MadeAfter(d.sequence, d.event.stored) { // it was for another endpoint with this id
@@ -82,7 +83,7 @@ func (f *Fanout) ready(l *lane, d *delivery) (e *endpoint.Endpoint, weight int) 
 // attempt is one POST and what is to be learned from it.
 func (f *Fanout) attempt(l *lane, e *endpoint.Endpoint, d *delivery) (webhook.Result, Decision) {
 	start := time.Now()
-	result := f.send(e, d, start)
+	result := f.send(f.attemptCtx, e, d, start)
 	return result, f.conclude(l, e, d, start, result)
 }
 
@@ -167,19 +168,19 @@ func (f *Fanout) unreadable(d *delivery, err error) {
 	if errors.Is(err, bus.ErrNotInLog) {
 		f.log.Error("delivery given up: its event has left the log; keep stream.max_age longer than webhooks.schedule",
 			"endpoint", d.endpoint, "event", d.id, "attempt", d.attempt, "error", err)
-		f.bury(d, deadLetter{Reason: ReasonExpired, Error: err.Error()})
+		f.bury(d, DeadLetter{Reason: ReasonExpired, Error: err.Error()})
 		return
 	}
 	// NATS is away or slow: no fault of the endpoint, no attempt spent.
 	f.park(d, time.Now().Add(5*time.Second))
 }
 
-func (f *Fanout) send(e *endpoint.Endpoint, d *delivery, at time.Time) webhook.Result {
+func (f *Fanout) send(ctx context.Context, e *endpoint.Endpoint, d *delivery, at time.Time) webhook.Result {
 	target, err := url.Parse(e.URL)
 	if err != nil {
 		return webhook.Result{Outcome: webhook.InvalidRequest, Err: errors.New("url does not parse")}
 	}
-	return f.cfg.Sender.Send(f.attemptCtx, &webhook.Request{
+	return f.cfg.Sender.Send(ctx, &webhook.Request{
 		URL: target, ID: d.event.id, Body: d.event.data, ContentType: event.ContentType, Sequence: d.sequence, Attempt: d.attempt,
 		Traceparent: event.ChildTraceparent(d.event.traceparent), Header: header(e), Secrets: e.Signing(at),
 		Timeout: orDefault(e.Timeout, f.cfg.Timeout), At: at, Route: e.Route, Origin: f.origin(e),
@@ -221,7 +222,7 @@ func (f *Fanout) handshake(l *lane, e *endpoint.Endpoint) (result webhook.Result
 	if !f.unconsented(e) {
 		return webhook.Result{}, true
 	}
-	answer, _, _ := l.granting.Do(e.URL, func() (any, error) { return f.askConsent(e), nil })
+	answer, _, _ := l.granting.Do(e.URL, func() (any, error) { return f.askConsent(f.attemptCtx, e), nil })
 	if refused := answer.(*webhook.Result); refused != nil {
 		return *refused, false
 	}
@@ -232,7 +233,7 @@ func (f *Fanout) handshake(l *lane, e *endpoint.Endpoint) (result webhook.Result
 }
 
 // askConsent asks a receiver, and answers nil if it agrees.
-func (f *Fanout) askConsent(e *endpoint.Endpoint) *webhook.Result {
+func (f *Fanout) askConsent(ctx context.Context, e *endpoint.Endpoint) *webhook.Result {
 	now := f.cfg.Endpoints.Snapshot().Get(e.ID)
 	switch {
 	case now == nil || !now.Active():
@@ -245,17 +246,17 @@ func (f *Fanout) askConsent(e *endpoint.Endpoint) *webhook.Result {
 	if err != nil {
 		return &webhook.Result{Outcome: webhook.InvalidRequest, Err: errors.New("url does not parse")}
 	}
-	v, err := f.cfg.Sender.Validate(f.attemptCtx, &webhook.ValidationRequest{
+	v, err := f.cfg.Sender.Validate(ctx, &webhook.ValidationRequest{
 		URL: target, Origin: f.cfg.Origin, Header: header(e), Route: e.Route, Timeout: orDefault(e.Timeout, f.cfg.Timeout),
 	})
 	if err == nil {
-		err = f.cfg.Endpoints.Grant(f.attemptCtx, e.ID, e.URL, f.cfg.Origin, v.Rate, time.Now())
+		err = f.cfg.Endpoints.Grant(ctx, e.ID, e.URL, f.cfg.Origin, v.Rate, time.Now())
 	}
 	switch {
 	case err == nil:
 		f.log.Info("receiver has consented to deliveries", "endpoint", e.ID, "rate_per_minute", v.Rate)
 		return nil
-	case f.attemptCtx.Err() != nil:
+	case ctx.Err() != nil:
 		return &webhook.Result{Outcome: webhook.Canceled, Err: err, Duration: time.Since(start)}
 	}
 	result := &webhook.Result{Outcome: webhook.NotGranted, Err: err, Duration: time.Since(start)}
@@ -295,7 +296,7 @@ func (f *Fanout) settle(l *lane, d *delivery, began time.Time, result webhook.Re
 		}
 		f.park(d, decision.At)
 	case Dead:
-		f.bury(d, deadLetter{Reason: decision.Reason, Outcome: result.Outcome, Status: result.StatusCode, Error: errorText(result.Err)})
+		f.bury(d, DeadLetter{Reason: decision.Reason, Outcome: result.Outcome, Status: result.StatusCode, Error: errorText(result.Err)})
 	case Disable:
 		if !l.firstGone(began) { // one of those in flight when the first said so: it waits for what its owner decides
 			f.backlog(d)

@@ -135,7 +135,11 @@ func (c *catcher) beat(ctx context.Context) error {
 
 // add puts one event behind the others.
 func (c *catcher) add(ctx context.Context, sequence uint64, id string, attempt int) error {
-	c.put(&delivery{endpoint: c.endpoint.ID, sequence: sequence, id: id, attempt: attempt, forced: c.span.Replay != nil})
+	d := &delivery{endpoint: c.endpoint.ID, sequence: sequence, id: id, attempt: attempt}
+	if c.span.Replay != nil {
+		d.forced = c.span.Replay.ID
+	}
+	c.put(d)
 	return c.flushFull(ctx)
 }
 
@@ -280,7 +284,7 @@ func (c *catcher) latestPerTarget(ctx context.Context) error {
 	attempts := make(map[uint64]int32, len(waited))
 	from := c.span.From
 	for _, w := range waited {
-		if w.sequence > c.span.To || w.forced {
+		if w.sequence > c.span.To || w.asked != nil {
 			later = append(later, w) // came after the endpoint was active again, or was asked for
 			continue
 		}
@@ -330,12 +334,11 @@ func (c *catcher) skipTo(ctx context.Context, sequence uint64) error {
 	return c.replace(ctx, slices.DeleteFunc(waited, func(w waitingOne) bool { return w.sequence <= sequence }), last)
 }
 
-// waitingOne is what is kept of a reference: there may be a million. Those with an event of their own are few.
+// waitingOne is what is kept of a reference: there may be a million.
 type waitingOne struct {
 	sequence uint64
 	attempt  int32
-	forced   bool
-	inline   *reference
+	asked    *reference // the whole of it, where its owner asked for it
 }
 
 // waiting is what waits for the endpoint, and the last message of RELAY_RETRY among it.
@@ -346,9 +349,9 @@ func (c *catcher) waiting(ctx context.Context) (list []waitingOne, last uint64, 
 			return nil // handled where it is due
 		}
 		for _, r := range refs {
-			one := waitingOne{sequence: r.Sequence, attempt: int32(r.Attempt), forced: r.Forced}
-			if r.Event != nil {
-				one.inline = &r
+			one := waitingOne{sequence: r.Sequence, attempt: int32(r.Attempt)}
+			if r.Forced != "" {
+				one.asked = &r
 			}
 			list = append(list, one)
 		}
@@ -364,20 +367,22 @@ func (c *catcher) waiting(ctx context.Context) (list []waitingOne, last uint64, 
 // wait twice, none not at all.
 func (c *catcher) replace(ctx context.Context, list []waitingOne, upTo uint64) error {
 	for _, w := range list {
-		d := &delivery{endpoint: c.endpoint.ID, sequence: w.sequence, attempt: int(w.attempt), forced: w.forced}
-		if w.inline != nil { // as large as an event: with others it might be too large
-			if err := c.flush(ctx); err != nil {
-				return err
-			}
-			d.id, d.inline = w.inline.ID, w.inline.Event
+		d := &delivery{endpoint: c.endpoint.ID, sequence: w.sequence, attempt: int(w.attempt)}
+		if w.asked != nil {
+			d = w.asked.delivery(nil)
+		}
+		if d.inline == nil {
 			c.put(d)
-			if err := c.flush(ctx); err != nil {
+			if err := c.flushFull(ctx); err != nil {
 				return err
 			}
 			continue
 		}
+		if err := c.flush(ctx); err != nil { // as large as an event: with others it might be too large
+			return err
+		}
 		c.put(d)
-		if err := c.flushFull(ctx); err != nil {
+		if err := c.flush(ctx); err != nil {
 			return err
 		}
 	}

@@ -14,8 +14,8 @@ import (
 	"github.com/nex-crm/relay/internal/webhook"
 )
 
-// deadLetter is a delivery given up, as it stands in RELAY_DEAD. It carries the event: the log may forget it first.
-type deadLetter struct {
+// DeadLetter is a delivery given up, as it stands in RELAY_DEAD. It carries the event: the log may forget it first.
+type DeadLetter struct {
 	EventID  string          `json:"event_id"`
 	Sequence uint64          `json:"sequence"`
 	Endpoint string          `json:"endpoint"`
@@ -31,7 +31,7 @@ type deadLetter struct {
 }
 
 // bury writes the dead letter and says so, then settles the delivery.
-func (f *Fanout) bury(d *delivery, letter deadLetter) {
+func (f *Fanout) bury(d *delivery, letter DeadLetter) {
 	letter.EventID, letter.Sequence, letter.Endpoint = d.id, d.sequence, d.endpoint
 	letter.Attempts, letter.At = d.attempt, time.Now().UTC()
 	letter.Class = letter.Outcome.Class(letter.Status)
@@ -48,7 +48,9 @@ func (f *Fanout) bury(d *delivery, letter deadLetter) {
 		defer cancel()
 		msg := &nats.Msg{Subject: bus.DeadSubject(d.endpoint, string(letter.Class)), Data: payload}
 		// The id keeps it one letter when the delivery comes again after a crash between this write and the next.
-		if _, err := f.cfg.Bus.JetStream().PublishMsg(ctx, msg, jetstream.WithMsgID(bus.RetryWaitSubject(d.endpoint, d.sequence))); err != nil {
+		// What its owner asked for again may die again.
+		once := bus.RetryWaitSubject(d.endpoint, d.sequence) + "." + d.forced
+		if _, err := f.cfg.Bus.JetStream().PublishMsg(ctx, msg, jetstream.WithMsgID(once)); err != nil {
 			return err
 		}
 		if d.event != nil && event.IsNews(d.event.eventType) {

@@ -54,7 +54,7 @@ type delivery struct {
 	since    int64  // Unix seconds when its receiver first put it off (429, Retry-After); 0 = it did not
 	event    *message
 	unasked  bool   // the endpoint's filter was left for later
-	forced   bool   // its owner asked for it: the endpoint gets it whatever it asks for by now
+	forced   string // the wish of its owner because of which the endpoint gets it, whatever it asks for by now; empty = none
 	inline   []byte // the event, where the log holds it no more
 	weight   int    // bytes that its lane counts for it
 	reread   bool   // its event came from the log for it alone, or is to

@@ -32,7 +32,7 @@ func (f *Fanout) wants(ctx context.Context, e *endpoint.Endpoint, m *message) (b
 
 // filtered tells whether a delivery's endpoint is still to be asked whether it wants it.
 func (f *Fanout) filtered(d *delivery) bool {
-	if d.forced {
+	if d.forced != "" {
 		return false
 	}
 	if d.event != nil {

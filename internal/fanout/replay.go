@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/endpoint"
 	"github.com/nex-crm/relay/internal/event"
+	"github.com/nex-crm/relay/internal/webhook"
 )
 
 // maxReplays bounds the replays of one endpoint that are not over.
@@ -68,28 +70,64 @@ func (f *Fanout) CountReplay(ctx context.Context, e *endpoint.Endpoint, r endpoi
 	return n, err
 }
 
-// Again is an event that an endpoint is to get again.
-type Again struct {
-	Sequence uint64
-	ID       string // of the event
-	// Event is the event itself, where the log holds it no more.
-	Event []byte
-}
-
-// Redeliver has an endpoint get an event again, with the whole schedule before it, whatever it asks for by now. It is stored when
+// Redeliver has an endpoint get an event again, with the whole schedule before it, whatever it asks for by now. kept is the event
+// itself, for where the log holds it no more; where there is none, the error is [bus.ErrNotInLog]. The delivery is stored when
 // Redeliver returns.
-func (f *Fanout) Redeliver(ctx context.Context, id string, again Again) error {
-	d := &delivery{endpoint: id, sequence: again.Sequence, id: again.ID, attempt: 1, forced: true, inline: again.Event}
+func (f *Fanout) Redeliver(ctx context.Context, id string, sequence uint64, eventID string, kept []byte) error {
+	d := &delivery{endpoint: id, sequence: sequence, id: eventID, attempt: 1, forced: rand.Text()[:12]}
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	m, err := f.cfg.Bus.Get(ctx, sequence)
+	if err == nil && m != nil && eventID != "" && storedID(m) != eventID { // of a log that was made anew
+		err = bus.ErrNotInLog
+	}
+	if errors.Is(err, bus.ErrNotInLog) && isEvent(kept) {
+		d.inline, err = kept, nil
+	}
+	if err != nil {
+		return fmt.Errorf("deliver %d again: %w", sequence, err)
+	}
 	msg, opts, err := parcel(place{endpoint: id, at: time.Now().Unix()}, []*delivery{d})
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
 	if _, err := f.cfg.Bus.JetStream().PublishMsg(ctx, msg, opts...); err != nil {
-		return fmt.Errorf("store delivery of %d to %s: %w", again.Sequence, id, err)
+		return fmt.Errorf("store delivery of %d to %s: %w", sequence, id, err)
 	}
 	return nil
+}
+
+func storedID(m *bus.Stored) string { return eventID(m.Header, m.Sequence) }
+
+func isEvent(kept []byte) bool {
+	var e struct{ SpecVersion string }
+	return json.Unmarshal(kept, &e) == nil && e.SpecVersion != ""
+}
+
+// Test sends an endpoint an event that says that it is a test, in one attempt made as any other. Nothing is learnt from it, and
+// nothing becomes of it but a record.
+func (f *Fanout) Test(ctx context.Context, e *endpoint.Endpoint) (*Attempt, error) {
+	now := time.Now()
+	data := map[string]string{"endpoint": e.ID, "message": "This is a test of the relay. No insight stands behind it."}
+	news, err := event.News(event.NoWorkspace, event.EndpointTest, e.ID, data, now)
+	if err != nil {
+		return nil, err
+	}
+	d := &delivery{endpoint: e.ID, id: news.ID, attempt: 1, event: &message{
+		stored: now, workspace: news.Workspace, eventType: news.Type, id: news.ID, traceparent: news.Traceparent, data: news.AppendJSON(nil),
+	}}
+	result, agreed := webhook.Result{}, true
+	if f.unconsented(e) {
+		if refused := f.askConsent(ctx, e); refused != nil {
+			result, agreed = *refused, false
+		}
+	}
+	if agreed {
+		result = f.send(ctx, e, d, now)
+	}
+	a := newAttempt(d, now, result, Decision{Verdict: Tested})
+	f.records.add(a)
+	return a, ctx.Err()
 }
 
 // inlineMessage is the event that a delivery brings with it.

@@ -11,6 +11,7 @@ import (
 	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/endpoint"
 	"github.com/nex-crm/relay/internal/fanout"
+	"github.com/nex-crm/relay/internal/webhook"
 )
 
 // over waits until a replay is, and answers what is noted of it.
@@ -160,10 +161,13 @@ func TestRedeliver(t *testing.T) {
 	b.create(&endpoint.Endpoint{ID: "paused", URL: r.URL})
 	b.enable("paused", false, "")
 	for _, id := range []string{"crm", "sick", "paused"} {
-		for _, again := range []fanout.Again{{Sequence: 1, ID: ids[0], Event: stored.Data}, {Sequence: 2, ID: ids[1]}} {
-			if err := b.relay.Redeliver(t.Context(), id, again); err != nil {
+		for i, kept := range [][]byte{stored.Data, nil} {
+			if err := b.relay.Redeliver(t.Context(), id, uint64(i+1), ids[i], kept); err != nil {
 				t.Fatal(err)
 			}
+		}
+		if err := b.relay.Redeliver(t.Context(), id, 1, ids[0], []byte("null")); !errors.Is(err, bus.ErrNotInLog) {
+			t.Errorf("without its event: %v", err)
 		}
 	}
 	r.await(t, 2)
@@ -198,8 +202,17 @@ func TestRedeliveredIsTheSame(t *testing.T) {
 	ids := b.publish("x", 1)
 	first := <-calls
 	b.read()
-	for _, event := range [][]byte{nil, []byte(first.body)} {
-		if err := b.relay.Redeliver(t.Context(), "crm", fanout.Again{Sequence: 1, ID: ids[0], Event: event}); err != nil {
+	nex, err := b.bus.JetStream().Stream(t.Context(), bus.StreamNex)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, gone := range []bool{false, true} {
+		if gone {
+			if err := nex.DeleteMsg(t.Context(), 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.relay.Redeliver(t.Context(), "crm", 1, ids[0], []byte(first.body)); err != nil {
 			t.Fatal(err)
 		}
 		select {
@@ -210,5 +223,51 @@ func TestRedeliveredIsTheSame(t *testing.T) {
 		case <-time.After(patience):
 			t.Fatal("it did not come")
 		}
+	}
+}
+
+// A dead letter that is delivered again and dies again is a dead letter again.
+func TestDiesAgain(t *testing.T) {
+	t.Parallel()
+	b := setup(t, fanout.Policy{Schedule: []time.Duration{0}})
+	r, _ := failing(t)
+	b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL})
+	ids := b.publish("x", 1)
+	letters := func(n uint64) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("%d letters", n), func() bool {
+			count, err := b.bus.Count(t.Context(), bus.Query{Stream: bus.StreamDead, Subjects: bus.DeadSubjects("crm", "5xx")})
+			return err == nil && count == n
+		})
+	}
+	letters(1)
+	for n := uint64(2); n < 4; n++ {
+		if err := b.relay.Redeliver(t.Context(), "crm", 1, ids[0], nil); err != nil {
+			t.Fatal(err)
+		}
+		letters(n)
+	}
+}
+
+// A test is sent like any other webhook, also to an endpoint that is paused, and nothing becomes of it.
+func TestTest(t *testing.T) {
+	t.Parallel()
+	b := setup(t, stubborn)
+	r, heal := failing(t)
+	b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL, Events: []string{"nex.insight.risk"}})
+	b.enable("crm", false, "")
+	for _, want := range []webhook.Outcome{webhook.ServerError, webhook.Delivered} {
+		a, err := b.relay.Test(t.Context(), b.registry.Snapshot().Get("crm"))
+		if err != nil || a.Outcome != want || a.Verdict != fanout.Tested {
+			t.Errorf("%+v %v, want %s", a, err, want)
+		}
+		heal()
+	}
+	b.settled()
+	if n := len(r.all()); n != 2 {
+		t.Errorf("%d webhooks", n)
+	}
+	if s := b.registry.State("crm"); s.FailingSince != nil {
+		t.Errorf("%+v", s)
 	}
 }

@@ -31,6 +31,7 @@ const (
 	Retry   Verdict = "retry"   // another attempt at Decision.At
 	Dead    Verdict = "dead"    // attempts used up
 	Disable Verdict = "disable" // done, and the endpoint wants no more
+	Tested  Verdict = "test"    // it was one: nothing becomes of it
 )
 
 // Why a delivery is a dead letter.

@@ -29,8 +29,8 @@ type reference struct {
 	Endpoint string `json:"endpoint"`
 	Attempt  int    `json:"attempt"`
 	Since    int64  `json:"since,omitempty"` // Unix seconds when its receiver first put it off
-	// Forced says that the endpoint's owner asked for it: it gets it whatever it asks for by now.
-	Forced bool `json:"forced,omitempty"`
+	// Forced names the wish of the endpoint's owner because of which it gets this, whatever it asks for by now.
+	Forced string `json:"forced,omitempty"`
 	// Event is the event itself, where the log holds it no more.
 	Event json.RawMessage `json:"event,omitempty"`
 }

@@ -277,6 +277,12 @@ func (r *Relay) apiConfig() api.Config {
 			}
 			return nil
 		},
+		Log: func() *bus.Bus {
+			if p := r.parts.Load(); p != nil {
+				return p.bus
+			}
+			return nil
+		},
 		Requests: func() jetstream.KeyValue {
 			if p := r.parts.Load(); p != nil {
 				return p.bus.Requests()

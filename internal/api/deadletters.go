@@ -1,0 +1,276 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/nex-crm/relay/internal/bus"
+	"github.com/nex-crm/relay/internal/endpoint"
+	"github.com/nex-crm/relay/internal/fanout"
+	"github.com/nex-crm/relay/internal/webhook"
+)
+
+// DeadLetter is a delivery that was given up.
+type DeadLetter struct {
+	ID uint64 `json:"id" doc:"Its place among all dead letters."`
+	fanout.DeadLetter
+	Event json.RawMessage `json:"event,omitempty" doc:"The event as it was to be delivered; left out where the log had lost it."`
+}
+
+func readDeadLetter(m bus.Stored) (d DeadLetter, ok bool) {
+	d.ID = m.Sequence
+	if json.Unmarshal(m.Data, &d.DeadLetter) != nil {
+		return d, false
+	}
+	if string(d.DeadLetter.Event) != "null" {
+		d.Event = d.DeadLetter.Event
+	}
+	return d, true
+}
+
+func (s *server) deadLetterOperations() {
+	add(s, operation{
+		method: "GET", path: "/api/v1/dead-letters", id: "listDeadLetters", summary: "List dead letters", access: reads,
+		about: "Deliveries that were given up, the newest first. They are kept until they are retried or deleted.", errors: []int{http.StatusNotFound},
+	}, s.listDeadLetters)
+	add(s, operation{
+		method: "GET", path: "/api/v1/dead-letters/{letter}", id: "getDeadLetter", summary: "Show a dead letter", access: reads, errors: []int{http.StatusNotFound},
+	}, s.getDeadLetter)
+	add(s, operation{
+		method: "POST", path: "/api/v1/dead-letters/{letter}/retry", id: "retryDeadLetter", summary: "Deliver a dead letter after all", access: writes,
+		about: "With the whole schedule before it. The letter is removed.", status: http.StatusAccepted, errors: []int{http.StatusNotFound, http.StatusGone},
+	}, s.retryDeadLetter)
+	add(s, operation{
+		method: "DELETE", path: "/api/v1/dead-letters/{letter}", id: "deleteDeadLetter", summary: "Delete a dead letter", access: writes,
+		status: http.StatusNoContent, errors: []int{http.StatusNotFound},
+	}, s.deleteDeadLetter)
+	add(s, operation{
+		method: "POST", path: "/api/v1/dead-letters/retry", id: "retryDeadLetters", summary: "Deliver many dead letters after all", access: writes,
+		about:  fmt.Sprintf("The oldest first, %d of them at most with one request: while the answer says `more`, ask again.", bulkMost),
+		errors: []int{http.StatusNotFound},
+	}, s.retryDeadLetters)
+	add(s, operation{
+		method: "POST", path: "/api/v1/dead-letters/delete", id: "deleteDeadLetters", summary: "Delete many dead letters", access: writes,
+		about:  fmt.Sprintf("%d of them at most with one request: while the answer says `more`, ask again.", bulkMost),
+		errors: []int{http.StatusNotFound},
+	}, s.deleteDeadLetters)
+}
+
+// bulkMost is how many dead letters one request is about, at most: it is answered within some seconds.
+const bulkMost = 5000
+
+type listDeadLetters struct {
+	Paging
+	Period
+	Endpoint string        `query:"endpoint" maxLength:"64" doc:"Only those of this endpoint."`
+	Class    webhook.Class `query:"class" doc:"Only those of this class." example:"5xx"`
+}
+
+// letterQuery is which dead letters are meant; ok is false where there are none for the caller.
+func (s *server) letterQuery(ctx context.Context, id string, class webhook.Class, from, to time.Time) (q bus.Query, ok bool, err error) {
+	if id != "" && !endpoint.IDForm.MatchString(id) {
+		return q, false, badRequest("endpoint: %q is no id of an endpoint", id)
+	}
+	if class != "" && !slices.Contains(webhook.Classes(), class) {
+		return q, false, badRequest("class: %q is none; there are %v", class, webhook.Classes())
+	}
+	subjects, ok, err := s.subjectsOf(ctx, id, func(id string) []string { return bus.DeadSubjects(id, string(class)) })
+	return bus.Query{Stream: bus.StreamDead, Subjects: subjects, From: from, To: to}, ok, err
+}
+
+func (s *server) listDeadLetters(ctx context.Context, in *listDeadLetters) (*answer[list[DeadLetter]], error) {
+	b, err := s.bus()
+	if err != nil {
+		return nil, err
+	}
+	q, ok, err := s.letterQuery(ctx, in.Endpoint, in.Class, in.From, in.To)
+	if err != nil || !ok {
+		return page[DeadLetter](nil, ""), err
+	}
+	return collect(ctx, b, q, in.Paging, false, readDeadLetter)
+}
+
+// Letter names a dead letter.
+type Letter struct {
+	Letter uint64 `path:"letter" minimum:"1" doc:"The dead letter's id."`
+}
+
+// letterOf is the dead letter of a request.
+func (s *server) letterOf(ctx context.Context, id uint64) (*bus.Bus, *DeadLetter, error) {
+	b, err := s.bus()
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := b.GetDead(ctx, id)
+	none := &Error{http.StatusNotFound, fmt.Sprintf("%d: no such dead letter, or no more", id)}
+	if errors.Is(err, bus.ErrNotInLog) {
+		return nil, nil, none
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	d, ok := readDeadLetter(*m)
+	if !ok {
+		return nil, nil, none
+	}
+	if len(callerOf(ctx).workspaces) > 0 {
+		if _, _, err := s.endpointOf(ctx, d.Endpoint); err != nil {
+			return nil, nil, none
+		}
+	}
+	return b, &d, nil
+}
+
+func (s *server) getDeadLetter(ctx context.Context, in *Letter) (*answer[DeadLetter], error) {
+	_, d, err := s.letterOf(ctx, in.Letter)
+	if err != nil {
+		return nil, err
+	}
+	return &answer[DeadLetter]{*d}, nil
+}
+
+func (s *server) deleteDeadLetter(ctx context.Context, in *Letter) (*struct{}, error) {
+	b, d, err := s.letterOf(ctx, in.Letter)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.DeleteDead(ctx, d.ID); err != nil && !errors.Is(err, bus.ErrNotInLog) {
+		return nil, err
+	}
+	s.log.Info("dead letter deleted", "endpoint", d.Endpoint, "event", d.EventID, "by", callerOf(ctx).name)
+	return nil, nil
+}
+
+func (s *server) retryDeadLetter(ctx context.Context, in *Letter) (*answer[Queued], error) {
+	b, d, err := s.letterOf(ctx, in.Letter)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.revive(ctx, b, d); err != nil {
+		return nil, err
+	}
+	s.log.Info("dead letter is delivered after all", "endpoint", d.Endpoint, "event", d.EventID, "by", callerOf(ctx).name)
+	return &answer[Queued]{Queued{Sequence: d.Sequence, EventID: d.EventID, Endpoint: d.Endpoint}}, nil
+}
+
+// revive has a dead letter delivered, then removes it. Should the relay die in between, it is delivered and still there.
+func (s *server) revive(ctx context.Context, b *bus.Bus, d *DeadLetter) error {
+	if _, _, err := s.endpointOf(ctx, d.Endpoint); err != nil {
+		return err
+	}
+	if err := s.again(ctx, d.Endpoint, d.Sequence, d.EventID, d.Event); err != nil {
+		return err
+	}
+	if err := b.DeleteDead(ctx, d.ID); err != nil && !errors.Is(err, bus.ErrNotInLog) {
+		return err
+	}
+	return nil
+}
+
+// again has an endpoint get an event again: that of the log, or what was kept of it.
+func (s *server) again(ctx context.Context, id string, sequence uint64, eventID string, kept []byte) error {
+	f := s.fanout()
+	if f == nil {
+		return errStarting
+	}
+	err := f.Redeliver(ctx, id, sequence, eventID, kept)
+	if errors.Is(err, bus.ErrNotInLog) {
+		return &Error{http.StatusGone, fmt.Sprintf("%s: the log does not hold this event any more", eventID)}
+	}
+	return err
+}
+
+// Which chooses dead letters. At least one of its members is needed, or all.
+type Which struct {
+	Endpoint string        `json:"endpoint,omitempty" doc:"Those of this endpoint."`
+	Class    webhook.Class `json:"class,omitempty" doc:"Those of this class." example:"5xx"`
+	From     *time.Time    `json:"from,omitempty" doc:"Those that are not older than this."`
+	To       *time.Time    `json:"to,omitempty" doc:"Those that are older than this."`
+	All      bool          `json:"all,omitempty" doc:"Every one."`
+}
+
+// Bulk is what became of many dead letters.
+type Bulk struct {
+	Done    int      `json:"done" doc:"As many as that."`
+	Skipped int      `json:"skipped,omitempty" doc:"Those that stay, see reasons."`
+	Reasons []string `json:"reasons,omitempty" doc:"Why some were skipped, up to ten."`
+	More    bool     `json:"more" doc:"There are others: ask again."`
+}
+
+type bulk struct{ Body Which }
+
+// letters calls do with the dead letters that are chosen, the oldest first, and counts.
+func (s *server) letters(ctx context.Context, which *Which, do func(*bus.Bus, *DeadLetter) error) (*answer[Bulk], error) {
+	b, err := s.bus()
+	if err != nil {
+		return nil, err
+	}
+	if which.Endpoint == "" && which.Class == "" && which.From == nil && which.To == nil && !which.All {
+		return nil, badRequest("which ones? give endpoint, class, from, to or all")
+	}
+	var from, to time.Time
+	set(&from, which.From)
+	set(&to, which.To)
+	q, ok, err := s.letterQuery(ctx, which.Endpoint, which.Class, from, to)
+	if err != nil {
+		return nil, err
+	}
+	out := &answer[Bulk]{}
+	if !ok {
+		return out, nil
+	}
+	q.Oldest = true
+	err = b.Walk(ctx, q, func(m bus.Stored) (bool, error) {
+		if out.Body.Done == bulkMost {
+			out.Body.More = true
+			return false, nil
+		}
+		d, readable := readDeadLetter(m)
+		if !readable {
+			return true, nil
+		}
+		err := do(b, &d)
+		var known *Error
+		switch {
+		case err == nil:
+			out.Body.Done++
+		case !errors.As(err, &known) || known.Code >= 500:
+			return false, err
+		default: // its endpoint, or its event, is gone
+			if out.Body.Skipped++; len(out.Body.Reasons) < 10 {
+				out.Body.Reasons = append(out.Body.Reasons, fmt.Sprintf("%d: %s", d.ID, known.Message))
+			}
+		}
+		return true, nil
+	})
+	if err != nil {
+		return nil, logError(err)
+	}
+	return out, nil
+}
+
+func (s *server) retryDeadLetters(ctx context.Context, in *bulk) (*answer[Bulk], error) {
+	out, err := s.letters(ctx, &in.Body, func(b *bus.Bus, d *DeadLetter) error { return s.revive(ctx, b, d) })
+	if err == nil {
+		s.log.Info("dead letters are delivered after all", "count", out.Body.Done, "endpoint", in.Body.Endpoint, "class", in.Body.Class, "by", callerOf(ctx).name)
+	}
+	return out, err
+}
+
+func (s *server) deleteDeadLetters(ctx context.Context, in *bulk) (*answer[Bulk], error) {
+	out, err := s.letters(ctx, &in.Body, func(b *bus.Bus, d *DeadLetter) error {
+		if err := b.DeleteDead(ctx, d.ID); err != nil && !errors.Is(err, bus.ErrNotInLog) {
+			return err
+		}
+		return nil
+	})
+	if err == nil {
+		s.log.Info("dead letters deleted", "count", out.Body.Done, "endpoint", in.Body.Endpoint, "class", in.Body.Class, "by", callerOf(ctx).name)
+	}
+	return out, err
+}
