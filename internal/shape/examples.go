@@ -2,8 +2,9 @@ package shape
 
 import _ "embed"
 
-// Templates for chat services, to be used as they are or as a beginning: whatever an event holds, what they make is valid JSON
-// within the service's limits, and nothing in it mentions or links anybody. docs/shapes.md shows what they make.
+// Templates for chat services, to be used as they are or as a beginning: whatever an event of up to MaxEvent bytes holds, what
+// they make is valid JSON within the service's limits, and nothing in it mentions anybody. A bare URL may still become a link.
+// docs/shapes.md shows what they make.
 var (
 	//go:embed templates/slack.json.tmpl
 	SlackTemplate string
