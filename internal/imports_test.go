@@ -38,12 +38,13 @@ var mayImport = map[string][]string{
 		"internal/api", "internal/bus", "internal/config", "internal/endpoint", "internal/event", "internal/fanout",
 		"internal/lease", "internal/nex", "internal/stream", "internal/webhook",
 	},
+	"internal/shape":   {"internal/event"},
 	"internal/stream":  {"internal/bus", "internal/event", "internal/lease", "internal/nex"},
 	"internal/webhook": {},
 }
 
 // knowNoNATS could be lifted out and published as they are.
-var knowNoNATS = []string{"internal/config", "internal/nex", "internal/nexsim", "internal/webhook"}
+var knowNoNATS = []string{"internal/config", "internal/nex", "internal/nexsim", "internal/shape", "internal/webhook"}
 
 // goPackage is one directory's product code.
 type goPackage struct {
