@@ -2,6 +2,7 @@ package bus_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nex-crm/relay/internal/bus"
@@ -68,6 +70,9 @@ func TestConsumersInACluster(t *testing.T) {
 			continue
 		}
 		m, err := c.Next(jetstream.FetchContext(ctx))
+		for errors.Is(err, nats.ErrNoResponders) && ctx.Err() == nil { // its replicas have not agreed on a leader yet
+			m, err = c.Next(jetstream.FetchContext(ctx))
+		}
 		if err != nil {
 			t.Errorf("%s: %v", tt.cfg.Durable, err)
 			continue
