@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -58,6 +59,9 @@ func (s *server) fanout() *fanout.Fanout {
 
 // enableEndpoint switches an endpoint on again that its owner or the relay had switched off.
 func (s *server) enableEndpoint(ctx context.Context, in *enableEndpoint) (*oneEndpoint, error) {
+	if err := s.upToDate(ctx); err != nil {
+		return nil, err
+	}
 	registry, e, err := s.endpointOf(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -94,8 +98,29 @@ func (s *server) enableEndpoint(ctx context.Context, in *enableEndpoint) (*oneEn
 	return s.current(ctx, in.ID)
 }
 
+// upToDate returns when this replica knows what was decided about endpoints up to now, wherever it was.
+func (s *server) upToDate(ctx context.Context) error {
+	registry, err := s.registry()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, fenceTime)
+	defer cancel()
+	if err := registry.Fence(ctx); err != nil {
+		s.log.Warn("what was decided about endpoints cannot be looked up", "error", err)
+		return &Error{http.StatusServiceUnavailable, "NATS does not answer: nothing was changed; try again in a moment"}
+	}
+	return nil
+}
+
+// fenceTime bounds the wait for what this replica has still to hear.
+const fenceTime = 10 * time.Second
+
 // disableEndpoint pauses an endpoint: it gets nothing until it is enabled, and keeps its place in the log.
 func (s *server) disableEndpoint(ctx context.Context, in *ByID) (*oneEndpoint, error) {
+	if err := s.upToDate(ctx); err != nil {
+		return nil, err
+	}
 	registry, e, err := s.endpointOf(ctx, in.ID)
 	if err != nil {
 		return nil, err

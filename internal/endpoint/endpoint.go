@@ -142,6 +142,13 @@ func (e *Endpoint) MadeAfter(sequence uint64, stored time.Time) bool {
 	return sequence <= e.Since && (e.SinceTime.IsZero() || !stored.After(e.SinceTime))
 }
 
+// Past tells whether an event that the log stored at a time is none for the endpoint any more: it was made after it, or its owner
+// has skipped it.
+func (e *Endpoint) Past(sequence uint64, stored time.Time) bool {
+	s := e.State.Skipped
+	return e.MadeAfter(sequence, stored) || s != nil && sequence <= s.Sequence && !stored.After(s.Stored)
+}
+
 // Active tells whether events go to the endpoint now.
 func (e *Endpoint) Active() bool { return e.Enabled && e.Disabled == nil }
 

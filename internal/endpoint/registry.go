@@ -32,9 +32,12 @@ type Registry struct {
 	config   map[string]*Endpoint
 	records  map[string]*Endpoint
 	states   map[string]State
-	revision uint64        // newest revision of the bucket that the snapshot holds
-	moved    chan struct{} // closed and replaced when revision grows
-	loaded   bool          // everything the bucket held at the start has been read
+	revision uint64            // newest revision of the bucket that the snapshot holds
+	moved    chan struct{}     // closed and replaced when revision grows
+	known    map[string]uint64 // revision of each key that was applied
+	made     time.Time         // when the bucket was
+	behind   chan struct{}     // has a value when a write is not seen
+	loaded   bool              // everything the bucket held at the start has been read
 }
 
 // NewRegistry reads from kv. A zero sealer can neither store nor read endpoints of the API; those of the config file work.
@@ -42,7 +45,7 @@ func NewRegistry(kv jetstream.KeyValue, sealer Sealer, logger *slog.Logger) *Reg
 	r := &Registry{
 		log: logger.With("component", "endpoints"), kv: kv, sealer: sealer,
 		config: map[string]*Endpoint{}, records: map[string]*Endpoint{}, states: map[string]State{},
-		moved: make(chan struct{}),
+		moved: make(chan struct{}), known: map[string]uint64{}, behind: make(chan struct{}, 1),
 	}
 	r.snapshot.Store(newSnapshot(nil))
 	return r
@@ -83,9 +86,14 @@ func (r *Registry) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		r.log.Warn("watching the endpoints failed, starting again", "error", err)
+		pause := time.Second
+		if errors.Is(err, errBehind) {
+			pause = 0
+		} else {
+			r.log.Warn("watching the endpoints failed, starting again", "error", err)
+		}
 		select {
-		case <-time.After(time.Second):
+		case <-time.After(pause):
 		case <-ctx.Done():
 			return nil
 		}
@@ -93,6 +101,9 @@ func (r *Registry) Run(ctx context.Context) error {
 }
 
 func (r *Registry) watch(ctx context.Context) error {
+	if err := r.sameBucket(ctx); err != nil {
+		return err
+	}
 	w, err := r.kv.WatchAll(ctx)
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", r.kv.Bucket(), err)
@@ -100,11 +111,15 @@ func (r *Registry) watch(ctx context.Context) error {
 	defer func() { _ = w.Stop() }()
 	// What the bucket held at the start comes first, ended by a nil entry: one snapshot for all of it, not one each.
 	var first []jetstream.KeyValueEntry
-	starting := true
+	starting, began := true, time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-r.behind:
+			if !starting && time.Since(began) >= watchAgain {
+				return errBehind
+			}
 		case entry, ok := <-w.Updates():
 			switch {
 			case !ok:
@@ -121,10 +136,41 @@ func (r *Registry) watch(ctx context.Context) error {
 	}
 }
 
+// sameBucket forgets the revisions of a bucket that is no more: in one made anew they begin again.
+func (r *Registry) sameBucket(ctx context.Context) error {
+	info, err := r.bucketInfo(ctx)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.made.Equal(info.Created) {
+		r.made, r.revision = info.Created, 0
+		clear(r.known)
+	}
+	return nil
+}
+
+func (r *Registry) bucketInfo(ctx context.Context) (*jetstream.StreamInfo, error) {
+	status, err := r.kv.Status(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("look at %s: %w", r.kv.Bucket(), err)
+	}
+	bucket, ok := status.(*jetstream.KeyValueBucketStatus)
+	if !ok {
+		return nil, fmt.Errorf("look at %s: the bucket has no stream", r.kv.Bucket())
+	}
+	return bucket.StreamInfo(), nil
+}
+
 func (r *Registry) apply(entries ...jetstream.KeyValueEntry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, entry := range entries {
+		if entry.Revision() < r.known[entry.Key()] { // a watch that was begun anew may be told of what was before
+			continue
+		}
+		r.known[entry.Key()] = entry.Revision()
 		if err := r.applyOne(entry); err != nil {
 			r.log.Error("endpoint cannot be read, left out", "endpoint", entry.Key(), "error", err)
 		}
@@ -191,6 +237,7 @@ func (r *Registry) withState(e *Endpoint) *Endpoint {
 	}
 	e = e.clone()
 	e.State = s
+	e.State.forOther(urlHash(e.URL))
 	if s.URLHash == urlHash(e.URL) {
 		e.Disabled = s.Disabled
 	}
@@ -216,8 +263,27 @@ func (r *Registry) await(ctx context.Context, ready func() bool) error {
 
 // seen waits until the snapshot holds a revision, so that whoever changed an endpoint reads what he wrote.
 func (r *Registry) seen(ctx context.Context, revision uint64) error {
-	return r.await(ctx, func() bool { return r.revision >= revision })
+	for {
+		soon, cancel := context.WithTimeout(ctx, seenTime)
+		err := r.await(soon, func() bool { return r.revision >= revision })
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case r.behind <- struct{}{}:
+		default:
+		}
+	}
 }
+
+const (
+	// seenTime is how long a write may take to be seen before the watch is thought dead: after an outage of NATS the client notices
+	// that only when heartbeats have been missed, a quarter of a minute later. It is begun anew at most every watchAgain.
+	seenTime, watchAgain = time.Second, 3 * time.Second
+)
+
+var errBehind = errors.New("the watch is behind")
 
 // Seal encrypts what shows a secret, bound to a name. Its error may be [ErrNoKey].
 func (r *Registry) Seal(name string, plain []byte) (string, error) {
@@ -310,14 +376,26 @@ func (r *Registry) Disable(ctx context.Context, id, reason string, now time.Time
 	if e == nil {
 		return false, fmt.Errorf("%s: %w", id, ErrNotFound)
 	}
+	return r.DisableIf(ctx, e, reason, now)
+}
+
+// DisableIf is [Registry.Disable] for what was learnt of an endpoint as it was: if it has another URL by now, or is another with its
+// id, nothing is done.
+func (r *Registry) DisableIf(ctx context.Context, e *Endpoint, reason string, now time.Time) (bool, error) {
 	hash := urlHash(e.URL)
-	return r.UpdateState(ctx, id, func(s *State) bool {
-		if s.Disabled != nil && s.URLHash == hash {
+	return r.UpdateState(ctx, e.ID, func(s *State) bool {
+		if s.Disabled != nil && s.URLHash == hash || r.Replaced(e) {
 			return false
 		}
 		s.Disabled, s.URLHash = &Disabled{Reason: reason, At: now}, hash
 		return true
 	})
+}
+
+// Replaced tells whether an endpoint has another URL by now, is another with its id, or is no more.
+func (r *Registry) Replaced(e *Endpoint) bool {
+	now := r.Snapshot().Get(e.ID)
+	return now == nil || now.URL != e.URL || !now.CreatedAt.Equal(e.CreatedAt)
 }
 
 // Enable takes back [Registry.Disable]. It does not switch on what its owner switched off (enabled: false). resume says

@@ -49,12 +49,16 @@ type State struct {
 	Resume Mode `json:"resume,omitempty"`
 	// ResumeAt is the end of the log when it was asked for: with [ModeSkip] what is stored later is delivered. 0 = not known.
 	ResumeAt uint64 `json:"resume_at,omitempty"`
+	// Skipped is up to where its owner wanted nothing of what came: what still waits of that is dropped.
+	Skipped *Skipped `json:"skipped,omitempty"`
 	// Spans are the parts of the log that the endpoint still has to get from the time when it was not active.
 	Spans []Span `json:"spans,omitempty"`
 	// Replayed are replays that are over, the newest last.
 	Replayed []Replay `json:"replayed,omitempty"`
 	// FailingSince is when a run of failures began that no success has ended.
 	FailingSince *time.Time `json:"failing_since,omitempty"`
+	// FailingURL is the hash of the URL that it is about.
+	FailingURL string `json:"failing_url_sha256,omitempty"`
 	// FailedAt is about when it failed last, of use only with FailingSince: while no relay runs nothing fails.
 	FailedAt time.Time `json:"failed_at,omitzero"`
 	// Granted is the receiver's consent, where it was asked for.
@@ -63,6 +67,12 @@ type State struct {
 	InOrder bool `json:"in_order,omitempty"`
 	// Ordered is where the strict order stands at an event that failed.
 	Ordered *OrderedState `json:"ordered,omitempty"`
+}
+
+// Skipped is an end of the log, when it had taken that, by its own clock.
+type Skipped struct {
+	Sequence uint64    `json:"sequence"`
+	Stored   time.Time `json:"stored"` // in a log that was made anew the sequences mean other events, which came later
 }
 
 // Span is a part of the log, from and to inclusive. To is 0 until the end of the log was read.
@@ -103,6 +113,32 @@ func (r *Replay) Selects(e *Endpoint) *Endpoint {
 		as.Filter = r.Filter
 	}
 	return &as
+}
+
+// SetFailing remembers since when an endpoint only fails at its URL, nil = no longer, and tells whether that is news.
+func (s *State) SetFailing(e *Endpoint, since *time.Time, now time.Time) bool {
+	s.forOther(urlHash(e.URL))
+	if (s.FailingSince == nil) == (since == nil) {
+		return false
+	}
+	s.FailingSince, s.FailedAt, s.FailingURL = since, time.Time{}, ""
+	if since != nil {
+		s.FailedAt, s.FailingURL = now, urlHash(e.URL)
+	}
+	return true
+}
+
+// Failing is since when an endpoint only fails at its URL.
+func (s *State) Failing(e *Endpoint) *time.Time {
+	s.forOther(urlHash(e.URL))
+	return s.FailingSince
+}
+
+// forOther forgets the failures of another URL.
+func (s *State) forOther(hash string) {
+	if s.FailingURL != "" && s.FailingURL != hash {
+		s.FailingSince, s.FailedAt, s.FailingURL = nil, time.Time{}, ""
+	}
 }
 
 // end notes that a replay is over.
@@ -252,15 +288,11 @@ func isConflict(err error) bool {
 
 // Fence returns when the snapshot holds everything that the bucket held when Fence was called.
 func (r *Registry) Fence(ctx context.Context) error {
-	status, err := r.kv.Status(ctx)
+	info, err := r.bucketInfo(ctx)
 	if err != nil {
 		return fmt.Errorf("fence: %w", err)
 	}
-	bucket, ok := status.(*jetstream.KeyValueBucketStatus)
-	if !ok {
-		return errors.New("fence: the bucket has no stream")
-	}
-	return r.seen(ctx, bucket.StreamInfo().State.LastSeq)
+	return r.seen(ctx, info.State.LastSeq)
 }
 
 // Changes is closed when the snapshot is no longer the one that it was.

@@ -31,7 +31,7 @@ func (f *Fanout) attemptDelivery(l *lane, d *delivery) (weight int) {
 		return weight
 	}
 	result, decision := f.attempt(l, e, d)
-	f.settle(l, d, began, result, decision)
+	f.settle(l, e, d, began, result, decision)
 	return weight
 }
 
@@ -60,7 +60,7 @@ func (f *Fanout) ready(l *lane, d *delivery) (e *endpoint.Endpoint, weight int) 
 	if d.forced != "" {
 		return e, weight
 	}
-	if e.MadeAfter(d.sequence, d.event.stored) { // it was for another endpoint with this id
+	if e.Past(d.sequence, d.event.stored) { // it was for another endpoint with this id, or is to be skipped
 		d.held.settle()
 		return nil, weight
 	}
@@ -90,11 +90,17 @@ func (f *Fanout) attempt(l *lane, e *endpoint.Endpoint, d *delivery) (webhook.Re
 // conclude takes what an attempt that began at start tells about the endpoint, and decides what becomes of the delivery.
 func (f *Fanout) conclude(l *lane, e *endpoint.Endpoint, d *delivery, start time.Time, result webhook.Result) Decision {
 	now := time.Now()
+	f.metrics.observe(result, d.event.stored, now)
+	if result.Outcome != webhook.Delivered && result.Outcome != webhook.Canceled && f.cfg.Endpoints.Replaced(e) {
+		// It tells of another URL, or of another endpoint: that is not held against this one, which is tried at once.
+		decision := Decision{Verdict: Retry, At: now, Attempt: d.attempt}
+		f.records.add(newAttempt(d, start, result, decision))
+		return decision
+	}
 	if result.PutOff() && result.Outcome != webhook.Canceled && d.since == 0 {
 		d.since = now.Unix()
 	}
 	decision := f.cfg.Policy.Decide(result, d.attempt, putOff(d, now), now, jitter(d, now))
-	f.metrics.observe(result, d.event.stored, now)
 	f.report(l, d, result, decision)
 	if result.Outcome != webhook.Canceled {
 		f.records.add(newAttempt(d, start, result, decision))
@@ -109,7 +115,7 @@ func (f *Fanout) conclude(l *lane, e *endpoint.Endpoint, d *delivery, start time
 	}
 	f.health(e, d, result, change, now)
 	if result.Control == webhook.ControlDisable && decision.Verdict != Disable {
-		f.disable(e.ID, "the receiver asked for it (webhook-delivery: disable)", "asked", nil, nil, map[string]any{"status": result.StatusCode, "event_id": d.id})
+		f.disable(e, "the receiver asked for it (webhook-delivery: disable)", "asked", nil, nil, map[string]any{"status": result.StatusCode, "event_id": d.id})
 	}
 	return decision
 }
@@ -209,7 +215,7 @@ func (f *Fanout) consent(l *lane, e *endpoint.Endpoint, d *delivery) bool {
 	case !f.active(e.ID):
 		f.backlog(d)
 	case !agreed:
-		f.settle(l, d, start, result, f.conclude(l, e, d, start, result))
+		f.settle(l, e, d, start, result, f.conclude(l, e, d, start, result))
 	default:
 		return true
 	}
@@ -284,7 +290,7 @@ func header(e *endpoint.Endpoint) http.Header {
 }
 
 // settle carries out the decision on an attempt that began at a time.
-func (f *Fanout) settle(l *lane, d *delivery, began time.Time, result webhook.Result, decision Decision) {
+func (f *Fanout) settle(l *lane, e *endpoint.Endpoint, d *delivery, began time.Time, result webhook.Result, decision Decision) {
 	switch decision.Verdict {
 	case Done:
 		d.held.settle()
@@ -302,33 +308,30 @@ func (f *Fanout) settle(l *lane, d *delivery, began time.Time, result webhook.Re
 			f.backlog(d)
 			return
 		}
-		f.disable(d.endpoint, "the receiver answered 410 Gone", "gone", d, l.disabled, map[string]any{"status": result.StatusCode, "event_id": d.id})
+		f.disable(e, "the receiver answered 410 Gone", "gone", d, l.disabled, map[string]any{"status": result.StatusCode, "event_id": d.id})
 	}
 }
 
 // disable switches an endpoint off, which off, if any, hears, then is done with the delivery, which may be nil. why is for its
 // owner, reason for programs.
-func (f *Fanout) disable(id, why, reason string, d *delivery, off func(), details map[string]any) {
+func (f *Fanout) disable(e *endpoint.Endpoint, why, reason string, d *delivery, off func(), details map[string]any) {
 	var list []*delivery
 	if d != nil {
 		list = append(list, d)
 	}
 	ours := false
 	f.write(list, "disable endpoint", func() error {
-		changed, err := f.cfg.Endpoints.Disable(f.storeCtx, id, why, time.Now())
-		if errors.Is(err, endpoint.ErrNotFound) {
-			return nil
-		}
+		changed, err := f.cfg.Endpoints.DisableIf(f.storeCtx, e, why, time.Now())
 		if err == nil && off != nil {
 			off()
 		}
 		if ours = ours || changed; err != nil || !ours {
 			return err
 		}
-		f.log.Warn("endpoint disabled: "+why+"; it keeps its place in the log", "endpoint", id)
-		data := map[string]any{"endpoint": id, "reason": reason}
+		f.log.Warn("endpoint disabled: "+why+"; it keeps its place in the log", "endpoint", e.ID)
+		data := map[string]any{"endpoint": e.ID, "reason": reason}
 		maps.Copy(data, details)
-		return f.news(event.EndpointDisabled, id, data)
+		return f.news(event.EndpointDisabled, e.ID, data)
 	})
 }
 

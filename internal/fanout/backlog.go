@@ -144,6 +144,9 @@ func (f *Fanout) awaitOpen(ctx context.Context, l *lane) bool {
 	if l.circuit.open {
 		left = max(left, l.circuit.nextProbe.Sub(now), 0)
 	}
+	if l.disabling {
+		left = max(left, time.Second)
+	}
 	l.mu.Unlock()
 	if left == 0 {
 		return true

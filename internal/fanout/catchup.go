@@ -159,6 +159,10 @@ func (c *catcher) flush(ctx context.Context) error {
 	if len(c.batch) == 0 {
 		return nil
 	}
+	// Its owner may not want it any more. A run that only sorts what waits has no span.
+	if spans := c.fanout.cfg.Endpoints.State(c.endpoint.ID).Spans; c.span.ID != "" && (len(spans) == 0 || spans[0].ID != c.span.ID) {
+		return errTaken
+	}
 	msg, _, err := parcel(place{endpoint: c.endpoint.ID}, c.batch)
 	if err != nil {
 		return err

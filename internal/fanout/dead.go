@@ -1,6 +1,7 @@
 package fanout
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"time"
@@ -40,7 +41,7 @@ func (f *Fanout) bury(d *delivery, letter DeadLetter) {
 	}
 	f.metrics.deadLetters.Inc()
 	f.write([]*delivery{d}, "store dead letter", func() error {
-		payload, err := json.Marshal(letter)
+		payload, err := f.letterText(&letter)
 		if err != nil {
 			return backoff.Permanent(err)
 		}
@@ -61,6 +62,31 @@ func (f *Fanout) bury(d *delivery, letter DeadLetter) {
 			"outcome": letter.Outcome, "status": letter.Status,
 		})
 	})
+}
+
+// letterText is a dead letter as it is stored: without its event where that leaves no room for the rest. The log has that still.
+func (f *Fanout) letterText(letter *DeadLetter) ([]byte, error) {
+	payload, err := plainJSON(letter)
+	if err == nil && int64(len(payload)) > f.cfg.Bus.Conn().MaxPayload()-headerRoom {
+		slim := *letter
+		slim.Event = json.RawMessage("null")
+		payload, err = plainJSON(slim)
+	}
+	return payload, err
+}
+
+// headerRoom is what the headers of a message may take of what the server takes in all.
+const headerRoom = 1 << 10
+
+// plainJSON is a value as JSON whose texts stay as they are: < and > escaped are six times as long.
+func plainJSON(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte{'\n'}), nil
 }
 
 // news publishes an operational event about an endpoint.

@@ -68,7 +68,8 @@ const (
 	// prefetch bounds what the client holds of each consumer before it is looked at: messages and bytes.
 	prefetch, prefetchBytes = 1024, 32 << 20
 	// maxHeldBytes bounds the bodies held for endpoints that have not answered yet; an event counts for heldWeight at least.
-	// The ordered ones have room of their own: they may wait for it, and the reader of the log must not wait for them.
+	// The ordered ones have room of their own, twice orderedBytes: they may wait for it, and the reader of the log must not wait
+	// for them.
 	maxHeldBytes, orderedBytes = 128 << 20, 32 << 20
 	heldWeight                 = 2 << 10
 	// maxQueued bounds the deliveries that wait in all lanes together. At full speed it is well below a second's work, so
@@ -101,18 +102,19 @@ type Fanout struct {
 	records *recorder
 
 	heldBytes *semaphore.Weighted
-	inOrder   *semaphore.Weighted // of the ordered endpoints, as heldBytes
-	bodies    atomic.Int64        // bytes of the events held or read again
-	queued    *semaphore.Weighted
-	storing   *semaphore.Weighted
-	loads     *semaphore.Weighted
-	held      heldSet
-	reread    *reread
-	judge     *judge
-	crowd     crowd
-	shelf     *shelf
-	name      string // of this process, among those that work on spans
-	began     time.Time
+	// inOrder is heldBytes of the ordered endpoints that have just answered well, doubtful that of the others.
+	inOrder, doubtful *semaphore.Weighted
+	bodies            atomic.Int64 // bytes of the events held or read again
+	queued            *semaphore.Weighted
+	storing           *semaphore.Weighted
+	loads             *semaphore.Weighted
+	held              heldSet
+	reread            *reread
+	judge             *judge
+	crowd             crowd
+	shelf             *shelf
+	name              string // of this process, among those that work on spans
+	began             time.Time
 
 	mu       sync.Mutex
 	lanes    map[string]*lane
@@ -163,6 +165,7 @@ func New(cfg Config) (*Fanout, error) {
 		log:        log,
 		heldBytes:  semaphore.NewWeighted(cfg.maxHeld),
 		inOrder:    semaphore.NewWeighted(orderedBytes),
+		doubtful:   semaphore.NewWeighted(orderedBytes),
 		queued:     semaphore.NewWeighted(maxQueued),
 		storing:    semaphore.NewWeighted(maxStoring),
 		loads:      semaphore.NewWeighted(maxLoads),

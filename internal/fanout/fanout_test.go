@@ -59,7 +59,12 @@ type bundle struct {
 
 func setup(t testing.TB, policy fanout.Policy) *bundle {
 	t.Helper()
-	b := &bundle{t: t, bus: bustest.New(t), secret: webhook.GenerateSecret(), policy: policy}
+	return setupOn(t, bustest.New(t), policy)
+}
+
+func setupOn(t testing.TB, log *bus.Bus, policy fanout.Policy) *bundle {
+	t.Helper()
+	b := &bundle{t: t, bus: log, secret: webhook.GenerateSecret(), policy: policy}
 	sealer, err := endpoint.NewSealer(make([]byte, endpoint.KeySize))
 	if err != nil {
 		t.Fatal(err)

@@ -19,7 +19,7 @@ func (f *Fanout) health(e *endpoint.Endpoint, d *delivery, result webhook.Result
 			f.log.Info("endpoint has recovered: what waits for it is delivered", "endpoint", e.ID)
 		}
 		if since != nil { // also where another life of this process, or another replica, told that it fails
-			f.noteFailing(e.ID, nil, func() error {
+			f.noteFailing(e, nil, func() error {
 				if event.IsNews(d.event.eventType) {
 					return nil // they would feed each other
 				}
@@ -34,7 +34,7 @@ func (f *Fanout) health(e *endpoint.Endpoint, d *delivery, result webhook.Result
 		f.onlyFails(e, d, result, c.putOff)
 	case since != nil && f.cfg.DisableAfter > 0 && f.noteStillFails(e, now):
 	case since != nil && f.cfg.DisableAfter > 0 && now.Sub(*since) >= f.cfg.DisableAfter:
-		f.disable(e.ID, "it did nothing but fail for "+f.cfg.DisableAfter.String(), "failing", nil, nil, map[string]any{
+		f.disable(e, "it did nothing but fail for "+f.cfg.DisableAfter.String(), "failing", nil, nil, map[string]any{
 			"since": since.UTC(), "outcome": result.Outcome, "status": result.StatusCode,
 		})
 	}
@@ -56,7 +56,7 @@ func (f *Fanout) onlyFails(e *endpoint.Endpoint, d *delivery, result webhook.Res
 		"endpoint": e.ID, "since": since.UTC(), "outcome": result.Outcome, "status": result.StatusCode, "error": errorText(result.Err),
 	})
 	if e.State.FailingSince == nil {
-		f.noteFailing(e.ID, &since, nil)
+		f.noteFailing(e, &since, nil)
 	}
 }
 
@@ -69,18 +69,11 @@ func (f *Fanout) tellUnless(d *delivery, eventType, id string, data any) {
 
 // noteFailing remembers since when an endpoint only fails, over restarts and for all replicas; nil = no longer. Whoever
 // changes it tells.
-func (f *Fanout) noteFailing(id string, since *time.Time, tell func() error) {
+func (f *Fanout) noteFailing(e *endpoint.Endpoint, since *time.Time, tell func() error) {
 	ours := false
 	f.write(nil, "note health of endpoint", func() error {
-		changed, err := f.cfg.Endpoints.UpdateState(f.storeCtx, id, func(s *endpoint.State) bool {
-			if (s.FailingSince == nil) == (since == nil) {
-				return false
-			}
-			s.FailingSince = since
-			if s.FailedAt = (time.Time{}); since != nil {
-				s.FailedAt = time.Now()
-			}
-			return true
+		changed, err := f.cfg.Endpoints.UpdateState(f.storeCtx, e.ID, func(s *endpoint.State) bool {
+			return !f.cfg.Endpoints.Replaced(e) && s.SetFailing(e, since, time.Now())
 		})
 		if ours = ours || changed; err == nil && ours && tell != nil {
 			err = tell()
@@ -93,7 +86,7 @@ func (f *Fanout) noteFailing(id string, since *time.Time, tell func() error) {
 // known yet how long it has been tried: the time from its last failure to the begin of this process is none, perhaps no relay ran.
 func (f *Fanout) noteStillFails(e *endpoint.Endpoint, now time.Time) bool {
 	due := func(s *endpoint.State) bool {
-		return s.FailingSince != nil && (s.FailedAt.Before(f.began) || now.Sub(s.FailedAt) >= min(time.Hour, f.cfg.DisableAfter/10))
+		return s.Failing(e) != nil && (s.FailedAt.Before(f.began) || now.Sub(s.FailedAt) >= min(time.Hour, f.cfg.DisableAfter/10))
 	}
 	if !due(&e.State) {
 		return false

@@ -90,11 +90,11 @@ const maxSettled = maxAckPending
 // hold takes responsibility for m. It waits while too many bytes are held, and answers nil if ctx ends meanwhile or if the
 // message came again although it is being worked on, or was: acknowledgements get lost with connections and servers.
 func (f *Fanout) hold(ctx context.Context, m jetstream.Msg, size, deliveries int) *held {
-	return f.holdIn(ctx, f.heldBytes, m, size, deliveries)
+	return f.holdIn(ctx, f.heldBytes, m, size, deliveries, 0)
 }
 
-// holdIn is hold with a bound of its own.
-func (f *Fanout) holdIn(ctx context.Context, room *semaphore.Weighted, m jetstream.Msg, size, deliveries int) *held {
+// holdIn is hold with a bound of its own. again is when the message is to come again where it found no room.
+func (f *Fanout) holdIn(ctx context.Context, room *semaphore.Weighted, m jetstream.Msg, size, deliveries int, again time.Duration) *held {
 	meta, err := m.Metadata()
 	if err != nil {
 		_ = m.Term() // nothing of JetStream's
@@ -107,7 +107,7 @@ func (f *Fanout) holdIn(ctx context.Context, room *semaphore.Weighted, m jetstre
 	}
 	weight := min(int64(max(size, heldWeight)), orderedBytes, f.cfg.maxHeld)
 	if !room.TryAcquire(weight) && room.Acquire(ctx, weight) != nil {
-		comeAgain(m, 0)
+		comeAgain(m, again)
 		return nil
 	}
 	f.bodies.Add(weight)

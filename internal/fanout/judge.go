@@ -30,15 +30,18 @@ func (f *Fanout) wants(ctx context.Context, e *endpoint.Endpoint, m *message) (b
 	return ok, nil
 }
 
-// filtered tells whether a delivery's endpoint is still to be asked whether it wants it.
+// filtered tells whether it is still to be found out whether a delivery's endpoint wants it.
 func (f *Fanout) filtered(d *delivery) bool {
 	if d.forced != "" {
 		return false
 	}
+	e := f.cfg.Endpoints.Snapshot().Get(d.endpoint)
+	if e != nil && e.State.Skipped != nil && d.sequence <= e.State.Skipped.Sequence {
+		return true
+	}
 	if d.event != nil {
 		return d.unasked
 	}
-	e := f.cfg.Endpoints.Snapshot().Get(d.endpoint)
 	return e != nil && e.Filter != ""
 }
 

@@ -45,6 +45,7 @@ type lane struct {
 	bytes       int  // of the events in the lane, as far as is known
 	lastSize    int  // of the event that was seen last
 	slow        bool // the last attempt was
+	proven      bool // the last attempt was taken, and was not slow
 	window      int  // attempts at once that the endpoint bears, as far as is known: maxInFlight at most
 	running     int
 	limiter     *rate.Limiter // nil = no limit
@@ -133,6 +134,7 @@ func (l *lane) disabled() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.disabling, l.disabledAt = false, time.Now()
+	signal(l.room)
 }
 
 func burst(perSecond float64) int { return max(1, int(perSecond/burstShare)) }
@@ -145,7 +147,7 @@ func (l *lane) idle() bool {
 
 // open tells whether attempts may begin at all; mu is held.
 func (l *lane) open(now time.Time) bool {
-	return !now.Before(l.pausedUntil) && l.circuit.admits(now, l.running)
+	return !l.disabling && !now.Before(l.pausedUntil) && l.circuit.admits(now, l.running)
 }
 
 // free tells whether one more attempt may begin; mu is held.
@@ -287,6 +289,32 @@ func (l *lane) work(d *delivery) {
 	}
 }
 
+func (l *lane) isDisabling() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.disabling
+}
+
+func (l *lane) isProven() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.proven
+}
+
+// nextTurn is how long it is until the rate limit allows an attempt.
+func (l *lane) nextTurn() time.Duration {
+	l.mu.Lock()
+	limiter := l.limiter
+	l.mu.Unlock()
+	if limiter == nil {
+		return 0
+	}
+	now := time.Now()
+	turn := limiter.ReserveN(now, 1)
+	defer turn.CancelAt(now)
+	return turn.DelayFrom(now)
+}
+
 // takeTurn waits until the rate limit allows an attempt. It answers false if the relay stops meanwhile, or the endpoint is to
 // get nothing any more.
 func (l *lane) takeTurn() bool {
@@ -360,7 +388,7 @@ func (l *lane) next(weight int, reread bool) *delivery {
 		}
 	}
 	l.moved = now
-	if len(l.queue) == 0 || l.running > most || l.running > 1 && l.bytes > l.share() || now.Before(l.pausedUntil) || l.circuit.open {
+	if len(l.queue) == 0 || l.running > most || l.running > 1 && l.bytes > l.share() || now.Before(l.pausedUntil) || l.circuit.open || l.disabling {
 		if l.running--; l.running == 0 && !l.behind {
 			l.fanout.crowd.hungry(now)
 		}
@@ -389,6 +417,7 @@ func (l *lane) learn(result webhook.Result, decision Decision, start, now time.T
 		l.pausedUntil = decision.At
 	}
 	l.slow = now.Sub(start) >= slowAttempt
+	l.proven = result.Outcome == webhook.Delivered && !l.slow
 	switch {
 	case result.Outcome == webhook.Canceled:
 	case result.Outcome == webhook.Delivered:

@@ -37,22 +37,6 @@ func (f *Fanout) PrepareOrdered(ctx context.Context, list ...*endpoint.Endpoint)
 	return nil
 }
 
-// PrepareNew is [Fanout.PrepareOrdered] for an endpoint that is about to be made: it gets nothing of what came before,
-// whoever had its id.
-func (f *Fanout) PrepareNew(ctx context.Context, e *endpoint.Endpoint) error {
-	if !e.Ordered {
-		return nil
-	}
-	log, err := f.cfg.Bus.Extent(ctx)
-	if err == nil {
-		err = f.restartOrdered(ctx, e, markAt(log.Last, log))
-	}
-	if err != nil {
-		return fmt.Errorf("endpoint %s: %w", e.ID, err)
-	}
-	return nil
-}
-
 func orderedName(id string) string { return bus.OrderedPrefix + id }
 
 // orderedConsumer finds or makes an endpoint's consumer. One that exists keeps its place.
@@ -273,6 +257,9 @@ func (f *Fanout) readOrdered(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	if c, err = f.passBy(ctx, e, c); err != nil {
+		return err
+	}
 	for ctx.Err() == nil && f.active(id) {
 		// A request of its own for each event: with one attempt at a time nothing is gained by more.
 		m, err := next(ctx, c)
@@ -288,6 +275,26 @@ func (f *Fanout) readOrdered(ctx context.Context, id string) error {
 		}
 	}
 	return ctx.Err()
+}
+
+// passBy has a consumer go on behind what is older than its endpoint, where it stands before: of another with its id one may have
+// been left, with the whole log before it.
+func (f *Fanout) passBy(ctx context.Context, e *endpoint.Endpoint, c jetstream.Consumer) (jetstream.Consumer, error) {
+	if e.Since <= c.CachedInfo().AckFloor.Stream {
+		return c, nil
+	}
+	mark, err := f.orderMark(ctx, e.ID)
+	if err != nil {
+		return nil, err
+	}
+	log, err := f.cfg.Bus.Extent(ctx)
+	if err != nil || e.Since > log.Last || e.SinceTime.Before(log.Made) || mark.next(log) > e.Since {
+		return c, err
+	}
+	if err := f.restartOrdered(ctx, e, orderMark{e.Since, e.SinceTime}); err != nil {
+		return nil, err
+	}
+	return f.orderedConsumer(ctx, e)
 }
 
 // orderedWait is how long a request for an ordered endpoint's next event waits for it. From ten seconds on the server tells
@@ -369,10 +376,31 @@ func (f *Fanout) handleOrdered(ctx context.Context, id string, m jetstream.Msg) 
 		}
 		d.attempt, d.since = at.Attempt, at.Since
 	}
-	if d.held = f.holdIn(ctx, f.inOrder, m, len(msg.data), 1); d.held != nil {
+	l := f.lane(e)
+	if l.isDisabling() {
+		comeAgain(m, time.Second)
+		return
+	}
+	if left := l.nextTurn(); left > time.Second { // its rate limit: nothing is held meanwhile
+		comeAgain(m, f.untilLook(left))
+		return
+	}
+	if d.held = f.holdOrdered(ctx, l, m, len(msg.data)); d.held != nil {
 		d.held.before = func() { f.noteOrder(id, msg) }
 		f.attemptOrdered(e, d, began)
 	}
+}
+
+// holdOrdered is hold for an event of an ordered endpoint. Those that have not answered well lately have room of their own: they
+// may fill it for as long as their receivers hang. Nobody waits for so long that the server gives the event to somebody else.
+func (f *Fanout) holdOrdered(ctx context.Context, l *lane, m jetstream.Msg, size int) *held {
+	room := f.doubtful
+	if l.isProven() {
+		room = f.inOrder
+	}
+	ctx, cancel := context.WithTimeout(ctx, ackWait/10)
+	defer cancel()
+	return f.holdIn(ctx, room, m, size, 1, time.Second)
 }
 
 // attemptOrdered makes one attempt and lets the next event come, or this one again.
@@ -394,7 +422,7 @@ func (f *Fanout) attemptOrdered(e *endpoint.Endpoint, d *delivery, began time.Ti
 	}
 	switch {
 	case decision.Verdict != Retry:
-		f.settle(l, d, began, result, decision)
+		f.settle(l, e, d, began, result, decision)
 	case result.Outcome == webhook.Canceled:
 		d.held.giveBack(0)
 	default:

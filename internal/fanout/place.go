@@ -227,7 +227,7 @@ func (f *Fanout) goOn(ctx context.Context, e *endpoint.Endpoint) error {
 		switch {
 		case mode == endpoint.ModeSkip:
 			s.CancelSpans(time.Now(), func(endpoint.Span) bool { return true })
-			s.Ordered = nil
+			s.Ordered, s.Skipped = nil, &endpoint.Skipped{Sequence: end, Stored: log.LastTime}
 		case s.Ordered != nil:
 			s.Ordered.NextAt = time.Time{}
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"strings"
 	"sync"
 	"time"
@@ -138,6 +139,10 @@ func (f *Fanout) store(p place, list []*delivery) {
 		f.log.Error("deliveries cannot be stored", "endpoint", p.endpoint, "error", err)
 		return
 	}
+	if d := list[0]; d.inline != nil && int64(len(msg.Data)) > f.cfg.Bus.Conn().MaxPayload()-headerRoom {
+		f.bury(d, DeadLetter{Reason: ReasonExpired, Error: "the log has lost the event, and it is too large to wait here"})
+		return
+	}
 	f.write(list, "store deliveries for later", func() error {
 		ctx, cancel := context.WithTimeout(f.storeCtx, storeTimeout)
 		defer cancel()
@@ -158,7 +163,7 @@ func parcel(p place, list []*delivery) (*nats.Msg, []jetstream.PublishOpt, error
 			Sequence: d.sequence, ID: d.id, Endpoint: d.endpoint, Attempt: d.attempt, Since: d.since, Forced: d.forced, Event: d.inline,
 		}
 	}
-	data, err := json.Marshal(refs)
+	data, err := plainJSON(refs)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -213,7 +218,14 @@ func (f *Fanout) untilDoneIn(ctx context.Context, what string, step func() error
 	wait := backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(50*time.Millisecond), backoff.WithMaxInterval(5*time.Second), backoff.WithMaxElapsedTime(0))
 	said := false
-	err := backoff.RetryNotify(step, backoff.WithContext(wait, ctx), func(err error, _ time.Duration) {
+	once := func() error {
+		err := step()
+		if errors.Is(err, nats.ErrMaxPayload) {
+			return backoff.Permanent(err) // however often it is tried
+		}
+		return err
+	}
+	err := backoff.RetryNotify(once, backoff.WithContext(wait, ctx), func(err error, _ time.Duration) {
 		if !said {
 			f.log.Warn("write failed, trying on", "what", what, "error", err)
 			said = true

@@ -142,15 +142,19 @@ func TestNewOrderedEndpointBeginsAtTheEnd(t *testing.T) {
 	t.Parallel()
 	b := setup(t, quick)
 	r := newReceiver(t, nil)
-	made := func() *endpoint.Endpoint { return &endpoint.Endpoint{ID: "crm", URL: r.URL, Ordered: true} }
 	f, closeF := b.fanout(nil)
 	t.Cleanup(closeF)
 	make := func() {
 		t.Helper()
-		if err := f.PrepareNew(t.Context(), made()); err != nil {
+		e := &endpoint.Endpoint{ID: "crm", URL: r.URL, Ordered: true}
+		var err error
+		if e.Since, e.SinceTime, err = f.EndOfLog(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		b.create(made())
+		if err := f.PrepareOrdered(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+		b.create(e)
 	}
 	b.publish("before", 3)
 	b.read()
@@ -172,6 +176,53 @@ func TestNewOrderedEndpointBeginsAtTheEnd(t *testing.T) {
 	r.await(t, 2)
 	if got := r.all(); !slices.Equal(got, []string{"a-0", "c-0", "c-1"}) {
 		t.Errorf("%v", got)
+	}
+}
+
+// Who asks twice for one ordered endpoint, and is told so, does not move the place of the one that exists.
+func TestPreparedTwice(t *testing.T) {
+	t.Parallel()
+	b := setup(t, stubborn)
+	r, heal := failing(t)
+	b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL, Ordered: true})
+	ids := b.publish("x", 3)
+	r.await(t, 1)
+	e := &endpoint.Endpoint{ID: "crm", URL: r.URL, Ordered: true}
+	var err error
+	if e.Since, e.SinceTime, err = b.relay.EndOfLog(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.relay.PrepareOrdered(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	tried := len(r.all())
+	heal()
+	r.hasAll(t, ids, tried)
+}
+
+// What a lost endpoint has left, its consumer, does not hold up the next one of its name.
+func TestOrderedPassesByWhatIsOlder(t *testing.T) {
+	t.Parallel()
+	b := setup(t, quick)
+	r := newReceiver(t, nil)
+	e := &endpoint.Endpoint{ID: "crm", URL: r.URL, Ordered: true}
+	if err := b.relay.PrepareOrdered(t.Context(), e); err != nil { // and never made
+		t.Fatal(err)
+	}
+	b.publish("old", 300)
+	b.read()
+	var err error
+	if e.Since, e.SinceTime, err = b.relay.EndOfLog(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.relay.PrepareOrdered(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	b.create(e)
+	r.hasAll(t, b.publish("new", 3), 0)
+	c, err := b.bus.JetStream().Consumer(t.Context(), bus.StreamNex, bus.OrderedPrefix+"crm")
+	if err != nil || c.CachedInfo().Config.OptStartSeq != e.Since+1 {
+		t.Errorf("it begins at %d of %d: %v", c.CachedInfo().Config.OptStartSeq, e.Since, err)
 	}
 }
 
