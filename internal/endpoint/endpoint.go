@@ -65,6 +65,8 @@ type Endpoint struct {
 	// SinceTime is when the log had taken the event at Since, by the clock of NATS. In a log that was made anew the sequences up
 	// to Since mean other events, which came later. Zero = not known.
 	SinceTime time.Time
+	// Heard is the generation of the first snapshot that held the endpoint of the API; 0 for one of the config file.
+	Heard uint64
 	// Revision counts the changes of the endpoint's record in the bucket; 0 for one that stands only in the config file.
 	Revision uint64
 }

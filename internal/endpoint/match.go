@@ -12,6 +12,9 @@ func byID(a, b *Endpoint) int { return strings.Compare(a.ID, b.ID) }
 
 // Snapshot is all endpoints at one moment. It does not change.
 type Snapshot struct {
+	// Generation counts the snapshots of a registry, from 1.
+	Generation uint64
+
 	byID  map[string]*Endpoint
 	order []*Endpoint
 	// match holds <workspace or *>.<pattern> of the active endpoints, so that one look-up answers both questions. An event

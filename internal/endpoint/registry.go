@@ -32,12 +32,14 @@ type Registry struct {
 	config   map[string]*Endpoint
 	records  map[string]*Endpoint
 	states   map[string]State
-	revision uint64            // newest revision of the bucket that the snapshot holds
-	moved    chan struct{}     // closed and replaced when revision grows
-	known    map[string]uint64 // revision of each key that was applied
-	made     time.Time         // when the bucket was
-	behind   chan struct{}     // has a value when a write is not seen
-	loaded   bool              // everything the bucket held at the start has been read
+	revision uint64        // newest revision of the bucket that the snapshot holds
+	moved    chan struct{} // closed and replaced when revision grows
+	// generation counts the snapshots.
+	generation uint64
+	known      map[string]uint64 // revision of each key that was applied
+	made       time.Time         // when the bucket was
+	behind     chan struct{}     // has a value when a write is not seen
+	loaded     bool              // everything the bucket held at the start has been read
 }
 
 // NewRegistry reads from kv. A zero sealer can neither store nor read endpoints of the API; those of the config file work.
@@ -195,6 +197,10 @@ func (r *Registry) applyOne(entry jetstream.KeyValueEntry) error {
 			delete(r.records, id)
 			return err
 		}
+		e.Heard = r.generation + 1
+		if before := r.records[id]; before != nil && before.CreatedAt.Equal(e.CreatedAt) {
+			e.Heard = before.Heard
+		}
 		r.records[id] = e
 	case kind == keyState:
 		var s State
@@ -219,7 +225,10 @@ func (r *Registry) rebuild() {
 		}
 		list = append(list, r.withState(e))
 	}
-	r.snapshot.Store(newSnapshot(list))
+	s := newSnapshot(list)
+	r.generation++
+	s.Generation = r.generation
+	r.snapshot.Store(s)
 }
 
 // State is what is remembered of an endpoint, also of one that is not known here.

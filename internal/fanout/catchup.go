@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"iter"
 	"slices"
 	"time"
 
@@ -243,7 +244,7 @@ func (c *catcher) queued() {
 
 // newestFirst goes through the span from its end, and puts what waited before behind it, the newest first too.
 func (c *catcher) newestFirst(ctx context.Context) error {
-	waited, last, err := c.waiting(ctx) // what an earlier run has put there is among it
+	waited, asked, last, err := c.waiting(ctx) // what an earlier run has put there is among it
 	if err != nil {
 		return err
 	}
@@ -271,124 +272,160 @@ func (c *catcher) newestFirst(ctx context.Context) error {
 		c.span.To = from - 1
 	}
 	slices.SortFunc(waited, func(a, b waitingOne) int { return cmp.Compare(b.sequence, a.sequence) })
-	return c.replace(ctx, waited, last)
+	return c.replace(ctx, slices.Values(waited), asked, last)
 }
 
-// target is the subject that an event is about, within its workspace.
-type target struct{ workspace, subject uint64 }
+// target is the subject that an event is about, within its workspace, and the last event of it.
+type target struct{ workspace, subject, sequence uint64 }
+
+func compareTargets(a, b target) int {
+	return cmp.Or(cmp.Compare(a.workspace, b.workspace), cmp.Compare(a.subject, b.subject), cmp.Compare(b.sequence, a.sequence))
+}
+
+// lastOfEach keeps of each target the last event. It sorts when it has doubled: a map of a million takes four times as much.
+type lastOfEach struct {
+	list []target
+	full int // when to sort next
+}
+
+func (l *lastOfEach) add(t target) {
+	if len(l.list) >= max(l.full, 1<<14) {
+		l.compact()
+		l.full = 2 * len(l.list)
+	}
+	l.list = append(l.list, t)
+}
+
+func (l *lastOfEach) compact() {
+	slices.SortFunc(l.list, compareTargets)
+	l.list = slices.CompactFunc(l.list, func(a, b target) bool { return a.workspace == b.workspace && a.subject == b.subject })
+}
+
+// targetsAtOnce is about how many events the last of each target is looked for at once: there is one more run over the span for
+// each as many, and what is remembered stays small.
+const targetsAtOnce = 1 << 18
 
 // latestPerTarget keeps of the span, and of what waited before, the last event of each target. Events about nothing are
 // each one of a kind.
 func (c *catcher) latestPerTarget(ctx context.Context) error {
-	waited, last, err := c.waiting(ctx)
+	waited, asked, last, err := c.waiting(ctx)
 	if err != nil {
 		return err
 	}
-	var later []waitingOne
-	attempts := make(map[uint64]int32, len(waited))
+	slices.SortFunc(waited, func(a, b waitingOne) int { return cmp.Compare(a.sequence, b.sequence) })
+	behind, _ := slices.BinarySearchFunc(waited, c.span.To+1, bySequence)
+	waited, later := waited[:behind], waited[behind:] // those came after the endpoint was active again
 	from := c.span.From
-	for _, w := range waited {
-		if w.sequence > c.span.To || w.asked != nil {
-			later = append(later, w) // came after the endpoint was active again, or was asked for
-			continue
+	if len(waited) > 0 {
+		from = min(from, waited[0].sequence)
+	}
+	attempt := func(sequence uint64) int32 {
+		if i, found := slices.BinarySearchFunc(waited, sequence, bySequence); found {
+			return waited[i].attempt
 		}
-		attempts[w.sequence] = w.attempt
-		from = min(from, w.sequence)
+		return 0
 	}
 	seed := maphash.MakeSeed()
-	newest := map[target]uint64{}
-	var single []uint64
-	note := func(m bus.Stored) error {
-		workspace, subject := eventTarget(m)
-		if subject == "" {
-			single = append(single, m.Sequence)
-		} else {
-			newest[target{maphash.String(seed, workspace), maphash.String(seed, subject)}] = m.Sequence
+	var keep []uint64
+	parts := (uint64(len(waited))+c.span.To+1-c.span.From)/targetsAtOnce + 1
+	for part := range parts {
+		var newest lastOfEach
+		note := func(m bus.Stored) error {
+			workspace, subject := eventTarget(m)
+			switch t := (target{maphash.String(seed, workspace), maphash.String(seed, subject), m.Sequence}); {
+			case subject != "" && t.subject%parts == part:
+				newest.add(t)
+			case subject == "" && part == 0:
+				keep = append(keep, m.Sequence)
+			}
+			return c.progress(ctx, func() {})
 		}
-		return c.progress(ctx, func() {})
-	}
-	if err := c.each(ctx, from, c.span.From-1, func(m bus.Stored) error {
-		if attempts[m.Sequence] == 0 {
-			return nil // it was delivered
+		err := c.each(ctx, from, c.span.From-1, func(m bus.Stored) error {
+			if attempt(m.Sequence) == 0 {
+				return nil // it was delivered
+			}
+			return note(m)
+		})
+		if err == nil {
+			err = c.each(ctx, c.span.From, c.span.To, note)
 		}
-		return note(m)
-	}); err != nil {
-		return err
+		if err != nil {
+			return err
+		}
+		newest.compact()
+		for _, t := range newest.list {
+			keep = append(keep, t.sequence)
+		}
 	}
-	if err := c.each(ctx, c.span.From, c.span.To, note); err != nil {
-		return err
-	}
-	for _, sequence := range newest {
-		single = append(single, sequence)
-	}
-	slices.Sort(single)
-	latest := make([]waitingOne, 0, len(single)+len(later))
-	for _, sequence := range single {
-		latest = append(latest, waitingOne{sequence: sequence, attempt: max(1, attempts[sequence])})
-	}
-	return c.replace(ctx, append(latest, later...), last)
+	slices.Sort(keep)
+	return c.replace(ctx, func(yield func(waitingOne) bool) {
+		for _, sequence := range keep {
+			if !yield(waitingOne{sequence, max(1, attempt(sequence))}) {
+				return
+			}
+		}
+		for _, w := range later {
+			if !yield(w) {
+				return
+			}
+		}
+	}, asked, last)
 }
+
+func bySequence(w waitingOne, sequence uint64) int { return cmp.Compare(w.sequence, sequence) }
 
 // skipTo drops what waits of events up to a sequence, and keeps the rest.
 func (c *catcher) skipTo(ctx context.Context, sequence uint64) error {
-	waited, last, err := c.waiting(ctx)
+	waited, asked, last, err := c.waiting(ctx)
 	if err != nil {
 		return err
 	}
-	return c.replace(ctx, slices.DeleteFunc(waited, func(w waitingOne) bool { return w.sequence <= sequence }), last)
+	waited = slices.DeleteFunc(waited, func(w waitingOne) bool { return w.sequence <= sequence })
+	return c.replace(ctx, slices.Values(waited), asked, last)
 }
 
 // waitingOne is what is kept of a reference: there may be a million.
 type waitingOne struct {
 	sequence uint64
 	attempt  int32
-	asked    *reference // the whole of it, where its owner asked for it
 }
 
-// waiting is what waits for the endpoint, and the last message of RELAY_RETRY among it.
-func (c *catcher) waiting(ctx context.Context) (list []waitingOne, last uint64, err error) {
+// waiting is what waits for the endpoint, that which its owner asked for apart, and the last message of RELAY_RETRY among it.
+func (c *catcher) waiting(ctx context.Context) (list []waitingOne, asked []reference, last uint64, err error) {
 	last, err = c.fanout.cfg.Bus.ReadRetry(ctx, c.endpoint.ID, func(data []byte) error {
 		refs, err := parseReferences(data)
 		if err != nil {
 			return nil // handled where it is due
 		}
 		for _, r := range refs {
-			one := waitingOne{sequence: r.Sequence, attempt: int32(r.Attempt)}
 			if r.Forced != "" {
-				one.asked = &r
+				asked = append(asked, r)
+			} else {
+				list = append(list, waitingOne{r.Sequence, int32(r.Attempt)})
 			}
-			list = append(list, one)
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, 0, fmt.Errorf("read what waits for %s: %w", c.endpoint.ID, err)
+		return nil, nil, 0, fmt.Errorf("read what waits for %s: %w", c.endpoint.ID, err)
 	}
-	return list, last, nil
+	return list, asked, last, nil
 }
 
-// replace stores list in the backlog, then removes what waited up to a message of RELAY_RETRY. Stopped in between, some
-// wait twice, none not at all.
-func (c *catcher) replace(ctx context.Context, list []waitingOne, upTo uint64) error {
-	for _, w := range list {
-		d := &delivery{endpoint: c.endpoint.ID, sequence: w.sequence, attempt: int(w.attempt)}
-		if w.asked != nil {
-			d = w.asked.delivery(nil)
-		}
-		if d.inline == nil {
-			c.put(d)
-			if err := c.flushFull(ctx); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := c.flush(ctx); err != nil { // as large as an event: with others it might be too large
+// replace stores list in the backlog, and what was asked for behind it, then removes what waited up to a message of RELAY_RETRY.
+// Stopped in between, some wait twice, none not at all.
+func (c *catcher) replace(ctx context.Context, list iter.Seq[waitingOne], asked []reference, upTo uint64) error {
+	for w := range list {
+		c.put(&delivery{endpoint: c.endpoint.ID, sequence: w.sequence, attempt: int(w.attempt)})
+		if err := c.flushFull(ctx); err != nil {
 			return err
 		}
-		c.put(d)
+	}
+	for _, r := range asked { // each alone: with its event it may be as large as one
 		if err := c.flush(ctx); err != nil {
 			return err
 		}
+		c.put(r.delivery(nil))
 	}
 	if err := c.flush(ctx); err != nil {
 		return err

@@ -24,6 +24,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/time/rate"
 
 	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/endpoint"
@@ -104,7 +105,10 @@ type Fanout struct {
 	heldBytes *semaphore.Weighted
 	// inOrder is heldBytes of the ordered endpoints that have just answered well, doubtful that of the others.
 	inOrder, doubtful *semaphore.Weighted
-	bodies            atomic.Int64 // bytes of the events held or read again
+	matched           matched
+	turns             map[string]*rate.Limiter // see mayTurn; of follow alone
+	heard             uint64                   // the newest generation whose endpoints have been welcomed; of follow alone
+	bodies            atomic.Int64             // bytes of the events held or read again
 	queued            *semaphore.Weighted
 	storing           *semaphore.Weighted
 	loads             *semaphore.Weighted
@@ -166,6 +170,7 @@ func New(cfg Config) (*Fanout, error) {
 		heldBytes:  semaphore.NewWeighted(cfg.maxHeld),
 		inOrder:    semaphore.NewWeighted(orderedBytes),
 		doubtful:   semaphore.NewWeighted(orderedBytes),
+		turns:      map[string]*rate.Limiter{},
 		queued:     semaphore.NewWeighted(maxQueued),
 		storing:    semaphore.NewWeighted(maxStoring),
 		loads:      semaphore.NewWeighted(maxLoads),
@@ -391,7 +396,9 @@ type audience struct {
 // match is the audience of an event. Ordered endpoints have a way of their own, unprepared those that may not have it yet. One
 // that was made after the event gets it not.
 func (f *Fanout) match(workspace, eventType string, sequence uint64, stored time.Time, data []byte) (to audience, unprepared []*endpoint.Endpoint) {
+	place := f.matched.begin(sequence)
 	snapshot, view := f.cfg.Endpoints.Snapshot(), endpoint.NewView(workspace, data)
+	f.matched.end(place, snapshot.Generation)
 	to.view = view
 	var late []*endpoint.Endpoint
 	later := func(e *endpoint.Endpoint) { late = append(late, e) }

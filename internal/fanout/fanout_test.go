@@ -55,7 +55,11 @@ type bundle struct {
 	metrics      *prometheus.Registry
 	relay        *fanout.Fanout // the one that runs, or did last
 	stop         func()         // may be called again
+	deaf         func()         // the registry hears nothing any more
 }
+
+// hears has the registry hear what happens.
+func (b *bundle) hears() { b.deaf = run(b.t, b.registry.Run) }
 
 func setup(t testing.TB, policy fanout.Policy) *bundle {
 	t.Helper()
@@ -70,8 +74,8 @@ func setupOn(t testing.TB, log *bus.Bus, policy fanout.Policy) *bundle {
 		t.Fatal(err)
 	}
 	b.registry = endpoint.NewRegistry(b.bus.Endpoints(), sealer, slog.New(slog.DiscardHandler))
-	end := run(t, b.registry.Run)
-	t.Cleanup(end)
+	b.hears()
+	t.Cleanup(func() { b.deaf() })
 	if err := b.registry.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -138,9 +138,13 @@ func (f *Fanout) reconcileOrdered(ctx context.Context, snapshot *endpoint.Snapsh
 		var err error
 		switch {
 		case e.Ordered && !e.State.InOrder:
-			err = f.beginOrder(ctx, e)
+			if f.mayTurn(e.ID) {
+				err = f.beginOrder(ctx, e)
+			}
 		case !e.Ordered && e.State.InOrder:
-			err = f.endOrder(ctx, e)
+			if f.mayTurn(e.ID) {
+				err = f.endOrder(ctx, e)
+			}
 		}
 		if err != nil && ctx.Err() == nil {
 			f.log.Warn("an endpoint's order cannot be begun or ended yet, trying on", "endpoint", e.ID, "error", err)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"golang.org/x/time/rate"
 
 	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/endpoint"
@@ -133,13 +134,22 @@ func (f *Fanout) follow(ctx context.Context) {
 // reconcile is the step that follow repeats.
 func (f *Fanout) reconcile(ctx context.Context) {
 	snapshot := f.cfg.Endpoints.Snapshot()
+	heard := f.heard
+	f.heard = snapshot.Generation
 	for _, e := range snapshot.All() {
+		if e.Heard > heard && e.Since > 0 && !e.Ordered {
+			f.welcome(ctx, e)
+		}
 		var err error
 		switch {
 		case !e.Active() && e.State.Position == 0:
-			err = f.takePlace(ctx, e)
+			if f.mayTurn(e.ID) {
+				err = f.takePlace(ctx, e)
+			}
 		case e.Active() && (e.State.Position != 0 || askedToGoOn(&e.State)):
-			err = f.goOn(ctx, e)
+			if f.mayTurn(e.ID) {
+				err = f.goOn(ctx, e)
+			}
 		case slices.ContainsFunc(e.State.Spans, func(s endpoint.Span) bool { return s.To == 0 }):
 			err = f.closeSpans(ctx, e)
 		case f.mayCatchUp(e):
@@ -152,6 +162,26 @@ func (f *Fanout) reconcile(ctx context.Context) {
 	}
 	f.reconcileOrdered(ctx, snapshot)
 }
+
+// mayTurn tells whether an endpoint's state may be turned about now. Replicas whose files disagree would do so for ever, each
+// because of what the other has written: that is to cost little. What is put off is looked at again with the backlogs.
+func (f *Fanout) mayTurn(id string) bool {
+	turns := f.turns[id]
+	if turns == nil {
+		if len(f.turns) >= turnsKept {
+			clear(f.turns)
+		}
+		turns = rate.NewLimiter(rate.Every(turnEvery), turnBurst)
+		f.turns[id] = turns
+	}
+	return turns.Allow()
+}
+
+const (
+	turnEvery = time.Second
+	turnBurst = 20
+	turnsKept = 4096 // endpoints
+)
 
 // wakeLane sees to the lane of an endpoint that may have become active just now, or no longer be.
 func (f *Fanout) wakeLane(e *endpoint.Endpoint) {
