@@ -64,7 +64,7 @@ func (a *admin) call(ctx context.Context, method, path string, query url.Values,
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := (&http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}}).Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("%w; is a relay running there? --relay or RELAY_URL says where", err)
 	}
@@ -97,14 +97,19 @@ func (a *admin) token() (string, error) {
 	return strings.TrimSpace(string(text)), err
 }
 
-// pages calls each with every page of a list, at most limit entries in all; 0 = all there are.
+// pages calls each with every page of a list, at most limit entries in all; 0 = all there are, -1 = the list has no pages.
 func pages[T any](ctx context.Context, a *admin, path string, query url.Values, limit int, each func([]T) error) error {
+	if query == nil {
+		query = url.Values{}
+	}
 	for seen := 0; ; {
 		size := 1000
 		if limit > 0 {
 			size = min(size, limit-seen)
 		}
-		query.Set("limit", fmt.Sprint(size))
+		if limit >= 0 {
+			query.Set("limit", fmt.Sprint(size))
+		}
 		answer, err := a.call(ctx, "GET", path, query, nil)
 		if err != nil {
 			return err

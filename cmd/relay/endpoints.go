@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"reflect"
@@ -22,6 +23,7 @@ type endpointsCmd struct {
 	Delete       endpointsDelete `cmd:"" help:"Delete one, with what waits for it."`
 	Enable       endpointsEnable `cmd:"" help:"Let one go on that was paused or disabled."`
 	Disable      endpointsPause  `cmd:"" help:"Pause one: it keeps its place in the log."`
+	Test         endpointsTest   `cmd:"" help:"Send one a test event, and show what it answers."`
 	RotateSecret endpointsRotate `cmd:"" help:"Replace its secrets; the old ones sign on for a while."`
 }
 
@@ -149,6 +151,26 @@ type endpointsPause struct {
 
 func (c *endpointsPause) Run(ctx context.Context, e env) error {
 	return c.do(ctx, e, "POST", c.path("/disable"), nil)
+}
+
+type endpointsTest struct {
+	admin
+	oneEndpoint
+}
+
+func (c *endpointsTest) Run(ctx context.Context, e env) error {
+	answer, err := c.call(ctx, "POST", c.path("/test"), nil, nil)
+	if err != nil {
+		return err
+	}
+	var result api.TestResult
+	if err := json.Unmarshal(answer, &result); err != nil {
+		return err
+	}
+	if err := shown(e.stdout, c.JSON, answer); err != nil || result.Delivered {
+		return err
+	}
+	return errors.New("the test was not delivered: " + string(result.Outcome))
 }
 
 type endpointsRotate struct {

@@ -35,14 +35,16 @@ type usageError struct{ error }
 func (e usageError) Unwrap() error { return e.error }
 
 type cli struct {
-	Demo      demoCmd      `cmd:"" help:"See it work: simulator, NATS, relay and a receiver in one process."`
-	Run       runCmd       `cmd:"" help:"Run the relay."`
-	Check     checkCmd     `cmd:"" help:"Check the configuration, the keys, NATS and the endpoints, and say what is wrong."`
-	Simulate  simulateCmd  `cmd:"" help:"Run the Nex simulator alone."`
-	Listen    listenCmd    `cmd:"" help:"Run a local webhook receiver that verifies signatures and prints what comes."`
-	Tail      tailCmd      `cmd:"" help:"Print events live from NATS."`
-	Endpoints endpointsCmd `cmd:"" help:"List, make and change the endpoints of a running relay."`
-	Version   versionCmd   `cmd:"" help:"Print the version."`
+	Demo       demoCmd       `cmd:"" help:"See it work: simulator, NATS, relay and a receiver in one process."`
+	Run        runCmd        `cmd:"" help:"Run the relay."`
+	Check      checkCmd      `cmd:"" help:"Check the configuration, the keys, NATS and the endpoints, and say what is wrong."`
+	Simulate   simulateCmd   `cmd:"" help:"Run the Nex simulator alone."`
+	Listen     listenCmd     `cmd:"" help:"Run a local webhook receiver that verifies signatures and prints what comes."`
+	Tail       tailCmd       `cmd:"" help:"Print events live from NATS."`
+	Endpoints  endpointsCmd  `cmd:"" help:"List, make and change the endpoints of a running relay."`
+	Deliveries deliveriesCmd `cmd:"" help:"Attempts at a running relay; deliver again, and replay."`
+	Dead       deadCmd       `cmd:"" help:"Dead letters of a running relay: list, retry, delete."`
+	Version    versionCmd    `cmd:"" help:"Print the version."`
 }
 
 func main() {
