@@ -27,9 +27,9 @@ var mayImport = map[string][]string{
 	"internal/bus/bustest": {"internal/bus"},
 	"internal/chaos":       {"internal/nexsim", "internal/porttest", "internal/webhook"}, // starts the relay as a process, and looks from outside
 	"internal/config":      {},
-	"internal/endpoint":    {"internal/event", "internal/webhook"},
+	"internal/endpoint":    {"internal/event", "internal/shape", "internal/webhook"},
 	"internal/event":       {},
-	"internal/fanout":      {"internal/bus", "internal/endpoint", "internal/event", "internal/webhook"},
+	"internal/fanout":      {"internal/bus", "internal/endpoint", "internal/event", "internal/shape", "internal/webhook"},
 	"internal/lease":       {},
 	"internal/nex":         {},
 	"internal/nexsim":      {"internal/nex"},

@@ -25,6 +25,10 @@ type ChangeEndpoint struct {
 	Filter      *string   `json:"filter,omitempty"`
 	Resume      *string   `json:"resume,omitempty" enum:"all,newest-first,latest-per-target,skip"`
 	Handshake   *bool     `json:"handshake,omitempty"`
+	Shape       *string   `json:"shape,omitempty" enum:"structured,binary,thin,template,slack,teams,discord"`
+	Template    *string   `json:"template,omitempty"`
+	ContentType *string   `json:"content_type,omitempty"`
+	Gzip        *bool     `json:"gzip,omitempty"`
 	Proxy       *string   `json:"proxy,omitempty" doc:"Clients' certificates are left as they are."`
 	ClientCert  *string   `json:"client_cert,omitempty" doc:"PEM; with client_key."`
 	ClientKey   *string   `json:"client_key,omitempty" doc:"PEM; with client_cert."`
@@ -142,6 +146,9 @@ func (s *server) merge(who *caller, e *endpoint.Endpoint, in *ChangeEndpoint) er
 			e.Headers[name] = *value
 		}
 	}
+	if err := mergeForm(e, in); err != nil {
+		problems = append(problems, strings.Split(err.Error(), "\n")...)
+	}
 	route, err := mergeRoute(e.Route, in)
 	if err != nil {
 		problems = append(problems, strings.Split(err.Error(), "\n")...)
@@ -173,6 +180,28 @@ func duration(text string) (time.Duration, error) {
 		return 0, fmt.Errorf("%q is no duration; write e.g. 10s", text)
 	}
 	return d, nil
+}
+
+// mergeForm changes what is given of an endpoint's form.
+func mergeForm(e *endpoint.Endpoint, in *ChangeEndpoint) error {
+	if in.Shape == nil && in.Template == nil && in.ContentType == nil && in.Gzip == nil {
+		return nil
+	}
+	var f endpoint.Form
+	if e.Form != nil {
+		f = *e.Form
+	}
+	if in.Shape != nil && *in.Shape != f.Kind { // what belongs to a template goes with it
+		f.Kind, f.Template, f.ContentType = *in.Shape, "", ""
+	}
+	set(&f.Template, in.Template)
+	set(&f.ContentType, in.ContentType)
+	set(&f.Gzip, in.Gzip)
+	form, err := endpoint.NewForm(f.Kind, f.Template, f.ContentType, f.Gzip)
+	if err == nil {
+		e.Form = form
+	}
+	return err
 }
 
 // mergeRoute is a route with what is given of it changed.

@@ -31,6 +31,10 @@ type NewEndpoint struct {
 	Filter      string            `json:"filter,omitempty" doc:"An expression over the event." example:"event.data.confidence >= 0.8"`
 	Resume      endpoint.Mode     `json:"resume,omitempty" enum:"all,newest-first,latest-per-target,skip" doc:"What it gets after a pause of what came meanwhile; all is the default."`
 	Handshake   bool              `json:"handshake,omitempty" doc:"Ask the receiver first (CloudEvents, OPTIONS)."`
+	Shape       string            `json:"shape,omitempty" enum:"structured,binary,thin,template,slack,teams,discord" doc:"What a webhook looks like; structured is the default."`
+	Template    string            `json:"template,omitempty" doc:"With shape template: a Go text/template."`
+	ContentType string            `json:"content_type,omitempty" doc:"With shape template; application/json is the default."`
+	Gzip        bool              `json:"gzip,omitempty" doc:"Compress the body. The signature is over what it was before."`
 	Proxy       string            `json:"proxy,omitempty" doc:"http(s)://user:password@host:port, one of webhooks.allow_proxies."`
 	ClientCert  string            `json:"client_cert,omitempty" doc:"PEM; with client_key."`
 	ClientKey   string            `json:"client_key,omitempty" doc:"PEM; with client_cert."`
@@ -217,6 +221,9 @@ func (s *server) build(who *caller, in NewEndpoint) (e *endpoint.Endpoint, made 
 		problems = append(problems, strings.Split(err.Error(), "\n")...)
 	}
 	problems = s.checkProxy(e.Route, problems)
+	if e.Form, err = endpoint.NewForm(in.Shape, in.Template, in.ContentType, in.Gzip); err != nil {
+		problems = append(problems, strings.Split(err.Error(), "\n")...)
+	}
 	if err := e.Validate(s.cfg.Limits); err != nil {
 		problems = append(problems, strings.Split(err.Error(), "\n")...)
 	}

@@ -33,6 +33,10 @@ type Endpoint struct {
 	Resume      endpoint.Mode      `json:"resume,omitempty"`
 	Headers     map[string]string  `json:"headers,omitempty"`
 	Handshake   bool               `json:"handshake,omitempty"`
+	Shape       string             `json:"shape,omitempty" doc:"What a webhook looks like; left out where it is the CloudEvent as it is."`
+	Template    string             `json:"template,omitempty"`
+	ContentType string             `json:"content_type,omitempty"`
+	Gzip        bool               `json:"gzip,omitempty"`
 	Proxy       string             `json:"proxy,omitempty" doc:"Without its credentials."`
 	ClientCert  string             `json:"client_cert,omitempty" doc:"The certificate's subject."`
 	Signatures  []string           `json:"signatures"` // v1, v1a
@@ -75,6 +79,9 @@ func (s *server) show(e *endpoint.Endpoint) Endpoint {
 	}
 	showSignatures(&out, e)
 	showRoute(&out, e.Route)
+	if f := e.Form; f != nil {
+		out.Shape, out.Template, out.ContentType, out.Gzip = f.Kind, f.Template, f.ContentType, f.Gzip
+	}
 	if at := e.State.Ordered; e.Ordered && at != nil {
 		if at.Holds(e) && at.NextAt.After(time.Now()) { // what was settled stands there too
 			out.HeldUp = &HeldUp{Sequence: at.Sequence, Attempt: at.Attempt, NextAt: at.NextAt}

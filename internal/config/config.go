@@ -143,6 +143,11 @@ type Endpoint struct {
 	MaxInFlight        int               `koanf:"max_in_flight"`
 	Headers            map[string]string `koanf:"headers"`
 	Handshake          bool              `koanf:"handshake"`
+	Shape              string            `koanf:"shape"`
+	Template           string            `koanf:"template"`
+	TemplateFile       string            `koanf:"template_file"`
+	ContentType        string            `koanf:"content_type"`
+	Gzip               bool              `koanf:"gzip"`
 	Proxy              Secret            `koanf:"proxy"`
 	ProxyEnv           string            `koanf:"proxy_env"`
 	ProxyFile          string            `koanf:"proxy_file"`

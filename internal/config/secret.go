@@ -53,7 +53,7 @@ func (c *Config) secretRefs() []secretRef {
 func (c *Config) resolveSecrets(environ []string, dir string, p *Problems) {
 	paths := []*string{&c.NATS.CredentialsFile, &c.NATS.TLS.CAFile, &c.NATS.TLS.CertFile, &c.NATS.TLS.KeyFile, &c.Webhooks.CAFile}
 	for i := range c.Endpoints {
-		paths = append(paths, &c.Endpoints[i].ClientCertFile, &c.Endpoints[i].ClientKeyFile)
+		paths = append(paths, &c.Endpoints[i].ClientCertFile, &c.Endpoints[i].ClientKeyFile, &c.Endpoints[i].TemplateFile)
 	}
 	for _, path := range paths {
 		if *path != "" {

@@ -40,6 +40,8 @@ type Endpoint struct {
 	Headers map[string]string
 	// Handshake asks the receiver first whether it wants deliveries (CloudEvents, OPTIONS).
 	Handshake bool
+	// Form is what its webhooks look like; nil is the CloudEvent as it stands in the log.
+	Form *Form
 	// Route is a proxy and a client certificate; nil for neither.
 	Route *webhook.Route
 	// Timeout of one attempt and MaxInFlight attempts at once; zero takes the relay's default.

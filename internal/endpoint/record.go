@@ -30,6 +30,10 @@ type record struct {
 	Resume      Mode          `json:"resume,omitempty"`
 	Filter      string        `json:"filter,omitempty"`
 	Handshake   bool          `json:"handshake,omitempty"`
+	Shape       string        `json:"shape,omitempty"`
+	Template    string        `json:"template,omitempty"`
+	ContentType string        `json:"content_type,omitempty"`
+	Gzip        bool          `json:"gzip,omitempty"`
 	Enabled     bool          `json:"enabled"`
 	CreatedAt   time.Time     `json:"created_at"`
 	Since       uint64        `json:"since,omitempty"`
@@ -70,7 +74,12 @@ func (s Sealer) encode(e *Endpoint) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	form := e.Form
+	if form == nil {
+		form = &Form{}
+	}
 	return json.Marshal(record{
+		Shape: form.Kind, Template: form.Template, ContentType: form.ContentType, Gzip: form.Gzip,
 		URL: e.URL, Description: e.Description, Events: e.Events, Workspaces: e.Workspaces, Timeout: e.Timeout,
 		MaxInFlight: e.MaxInFlight, RateLimit: e.RateLimit, Ordered: e.Ordered, Resume: e.Resume,
 		Filter: e.Filter, Handshake: e.Handshake, Enabled: e.Enabled,
@@ -110,6 +119,9 @@ func (s Sealer) decode(id string, value []byte, revision uint64) (*Endpoint, err
 			return nil, fmt.Errorf("retired secret: %w", err)
 		}
 		e.Retired = append(e.Retired, Retired{secret, old.Until})
+	}
+	if e.Form, err = NewForm(r.Shape, r.Template, r.ContentType, r.Gzip); err != nil {
+		return nil, err
 	}
 	if e.Route, err = part.Route.open(); err != nil {
 		return nil, err

@@ -59,6 +59,10 @@ func full(t *testing.T, id string) (e *endpoint.Endpoint, secrets []string) {
 	e.Description, e.Workspaces = "all of it", []string{"acme", "beta"}
 	e.Filter, e.RateLimit, e.Ordered, e.Resume, e.Handshake, e.MaxInFlight = "event.data.confidence >= 0.8", 2.5, true, endpoint.ModeSkip, true, 7
 	e.CreatedAt = now
+	var err error
+	if e.Form, err = endpoint.NewForm("template", `{"text":{{json .data.content}}}`, "application/json", true); err != nil {
+		t.Fatal(err)
+	}
 	e.Secrets = append(e.Secrets, webhook.GenerateSigningKey())
 	e.Retired = []endpoint.Retired{{Secret: webhook.GenerateSecret(), Until: now.Add(time.Hour)}, {Secret: webhook.GenerateSigningKey(), Until: now.Add(2 * time.Hour)}}
 	var key string
@@ -94,9 +98,12 @@ func same(t *testing.T, got, want *endpoint.Endpoint) {
 		!want.Route.ClientCert.PrivateKey.(*ecdsa.PrivateKey).Equal(got.Route.ClientCert.PrivateKey)) {
 		t.Error("the route is another")
 	}
+	if want.Form != nil && (got.Form.Kind != want.Form.Kind || got.Form.Template != want.Form.Template || got.Form.ContentType != want.Form.ContentType || got.Form.Gzip != want.Form.Gzip) {
+		t.Errorf("the form is another: %+v", got.Form)
+	}
 	a, b := *got, *want
 	for _, e := range []*endpoint.Endpoint{&a, &b} {
-		e.Secrets, e.Retired, e.Route, e.Source, e.Revision, e.State = nil, nil, nil, "", 0, endpoint.State{}
+		e.Secrets, e.Retired, e.Route, e.Form, e.Source, e.Revision, e.Heard, e.State = nil, nil, nil, nil, "", 0, 0, endpoint.State{}
 	}
 	if !reflect.DeepEqual(a, b) {
 		t.Errorf("\ngot  %+v\nwant %+v", a, b)

@@ -15,6 +15,7 @@ import (
 	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/endpoint"
 	"github.com/nex-crm/relay/internal/event"
+	"github.com/nex-crm/relay/internal/shape"
 	"github.com/nex-crm/relay/internal/webhook"
 )
 
@@ -186,11 +187,22 @@ func (f *Fanout) send(ctx context.Context, e *endpoint.Endpoint, d *delivery, at
 	if err != nil {
 		return webhook.Result{Outcome: webhook.InvalidRequest, Err: errors.New("url does not parse")}
 	}
-	return f.cfg.Sender.Send(ctx, &webhook.Request{
-		URL: target, ID: d.event.id, Body: d.event.data, ContentType: event.ContentType, Sequence: d.sequence, Attempt: d.attempt,
+	body, err := e.Form.Render(d.event.data, d.sequence, d.attempt)
+	if err != nil {
+		return webhook.Result{Outcome: webhook.InvalidRequest, Err: err}
+	}
+	req := &webhook.Request{
+		URL: target, ID: d.event.id, Body: body.Data, ContentType: body.ContentType, Attributes: body.Header, Sequence: d.sequence, Attempt: d.attempt,
 		Traceparent: event.ChildTraceparent(d.event.traceparent), Header: header(e), Secrets: e.Signing(at),
 		Timeout: orDefault(e.Timeout, f.cfg.Timeout), At: at, Route: e.Route, Origin: f.origin(e),
-	})
+	}
+	if body.Encoding != "" {
+		if req.Encoded, err = shape.Compress(body.Data); err != nil {
+			return webhook.Result{Outcome: webhook.InvalidRequest, Err: fmt.Errorf("compress: %w", err)}
+		}
+		req.Encoding = body.Encoding
+	}
+	return f.cfg.Sender.Send(ctx, req)
 }
 
 // origin is what names us to a receiver that was asked for its consent, empty for others.

@@ -307,6 +307,10 @@ func facts(e *endpoint.Endpoint) (list []string) {
 	note(e.Filter != "", "filtered")
 	note(e.RateLimit > 0, "at most %g attempts/s", e.RateLimit)
 	note(e.Handshake, "asks the receiver first")
+	if e.Form != nil {
+		note(e.Form.Kind != "", "as %s", e.Form.Kind)
+		note(e.Form.Gzip, "compressed")
+	}
 	note(len(e.PublicKeys()) > 0, "signs with Ed25519")
 	if r := e.Route; r != nil {
 		note(r.ClientCert != nil, "shows a client certificate")

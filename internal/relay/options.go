@@ -90,6 +90,24 @@ func newPlan(cfg *config.Config) (*plan, error) {
 	return p, problems.Err()
 }
 
+// form is what an endpoint's webhooks look like.
+func form(c *config.Endpoint, at string, problems *config.Problems) *endpoint.Form {
+	template := c.Template
+	if c.TemplateFile != "" {
+		text, err := os.ReadFile(c.TemplateFile)
+		if err != nil {
+			problems.Addf(at+"template_file", "%v", err)
+			return nil
+		}
+		template = string(text)
+	}
+	f, err := endpoint.NewForm(c.Shape, template, c.ContentType, c.Gzip)
+	for _, fault := range faults(err) {
+		problems.Addf(at+fault.Field, "%s", fault.Message)
+	}
+	return f
+}
+
 func (p *plan) endpoint(c *config.Endpoint, at string, problems *config.Problems) *endpoint.Endpoint {
 	e := &endpoint.Endpoint{
 		ID: c.ID, URL: c.URL, Description: c.Description, Events: c.Events, Headers: c.Headers, Timeout: c.Timeout,
@@ -121,6 +139,7 @@ func (p *plan) endpoint(c *config.Endpoint, at string, problems *config.Problems
 		e.Secrets = append(e.Secrets, secret)
 	}
 	e.Route = p.route(c, at, problems)
+	e.Form = form(c, at, problems)
 	var err error
 	if e.RateLimit, err = endpoint.ParseRate(c.RateLimit); err != nil {
 		problems.Addf(at+"rate_limit", "%v", err)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -114,6 +115,12 @@ type Request struct {
 	// Body is signed and sent as it is. It stays unchanged from here on: a connection may still be writing it after an early
 	// answer.
 	Body []byte
+	// Encoded is what is sent in place of the body, which is signed all the same, and Encoding the Content-Encoding that says how it
+	// was made of it.
+	Encoded  []byte
+	Encoding string
+	// Attributes are headers that say more about the message: those of CloudEvents in binary mode.
+	Attributes http.Header
 	// ContentType of the body; empty means [DefaultContentType].
 	ContentType string
 	// Sequence is the event's place in the log, and Attempt the number of this attempt, from 1; 0 sends none.
@@ -175,10 +182,15 @@ func (s *Sender) request(r *Request, at time.Time) (*http.Request, Outcome, erro
 	req := &http.Request{
 		Method: http.MethodPost, URL: r.URL, Host: r.URL.Host, Header: header,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Body: http.NoBody, ContentLength: int64(len(r.Body)),
+		Body: http.NoBody,
 	}
-	if len(r.Body) > 0 {
-		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(r.Body)), nil }
+	sent := r.Body
+	if r.Encoding != "" {
+		sent = r.Encoded
+	}
+	if len(sent) > 0 {
+		req.ContentLength = int64(len(sent))
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(sent)), nil }
 		req.Body, _ = req.GetBody()
 	}
 	return req, "", nil
@@ -194,6 +206,10 @@ func (s *Sender) header(r *Request, at time.Time) (http.Header, error) {
 	if r.ContentType != "" {
 		h["Content-Type"] = []string{r.ContentType}
 	}
+	if r.Encoding != "" {
+		h["Content-Encoding"] = []string{r.Encoding}
+	}
+	maps.Copy(h, r.Attributes)
 	if r.Sequence != 0 {
 		h[HeaderSequence] = []string{strconv.FormatUint(r.Sequence, 10)}
 	}

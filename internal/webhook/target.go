@@ -104,7 +104,7 @@ func ValidateHeaders(headers map[string]string) error {
 // those that belong to the connection or the framing (RFC 9110, sections 7.2, 7.6.1, 8.6 and 10.1.1).
 func reservedHeader(canonical string) bool {
 	switch canonical {
-	case "Content-Type", "User-Agent", "Traceparent",
+	case "Content-Type", "Content-Encoding", "User-Agent", "Traceparent",
 		"Host", "Content-Length", "Transfer-Encoding", "Te", "Trailer", "Expect",
 		"Connection", "Keep-Alive", "Upgrade", "Http2-Settings":
 		return true
