@@ -34,6 +34,9 @@ var (
 		{regexp.MustCompile(`news_[a-z2-7]{26}`), "news_4mjtvs5rqk6xw2hq7bz3nfd6ya"},
 		{regexp.MustCompile(`whsec_[A-Za-z0-9+/=]+`), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"},
 		{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`), "2026-02-05T10:30:00Z"},
+		{regexp.MustCompile(`(in )\d+\.\d( ms)`), "${1}1.5${2}"},
+		{regexp.MustCompile(`(?m)^(trace +)\w{32}`), "${1}0af7651916cd43dd8448eb211c80319c"},
+		{regexp.MustCompile(`(sequence )\d+`), "${1}4"},
 		{regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d`), "2026-02-05 10:30:00"},
 		{regexp.MustCompile(`"duration_ms": [\d.]+`), `"duration_ms": 1.5`},
 		{regexp.MustCompile(`  \d+\.\d +(\w)`), "  1.5  ${1}"},
@@ -98,6 +101,7 @@ type cliWorld struct {
 	sim      string
 	mended   chan struct{}
 	seen     map[string]int // entries of each list
+	died     string         // the id of an event that was a dead letter
 }
 
 func newCLIWorld(t *testing.T) *cliWorld {
@@ -150,11 +154,15 @@ func (w *cliWorld) run(command string) string {
 		return ""
 	}
 	command = strings.ReplaceAll(command, "127.0.0.1:9000", w.receiver)
+	command = strings.ReplaceAll(command, "<an event that died>", w.died)
 	args := strings.Fields(command)
 	if args[0] != "relay" {
 		w.t.Fatalf("%q is no command of the relay", command)
 	}
 	_, out, errs := call(w.t, nil, append(args[1:], "--relay", w.relay, "--token", "a-token-of-the-test")...)
+	if m := regexp.MustCompile(`"event_id": "(evt_\w+)"`).FindStringSubmatch(out); m != nil && strings.HasPrefix(command, "relay dead retry") {
+		w.died = m[1]
+	}
 	text := strings.ReplaceAll(out+errs, w.receiver, "127.0.0.1:9000")
 	for _, v := range varying {
 		text = v.pattern.ReplaceAllString(text, v.as)

@@ -67,6 +67,7 @@ const bulkMost = 5000
 type listDeadLetters struct {
 	Paging
 	Period
+	Event    string        `query:"event" doc:"Only those of the event with this id."`
 	Endpoint string        `query:"endpoint" maxLength:"64" doc:"Only those of this endpoint."`
 	Class    webhook.Class `query:"class" doc:"Only those of this class." example:"5xx"`
 }
@@ -92,7 +93,10 @@ func (s *server) listDeadLetters(ctx context.Context, in *listDeadLetters) (*ans
 	if err != nil || !ok {
 		return page[DeadLetter](nil, ""), err
 	}
-	return collect(ctx, b, q, in.Paging, false, readDeadLetter)
+	return collect(ctx, b, q, in.Paging, in.Event != "", func(m bus.Stored) (DeadLetter, bool) {
+		d, ok := readDeadLetter(m)
+		return d, ok && (in.Event == "" || d.EventID == in.Event)
+	})
 }
 
 // Letter names a dead letter.

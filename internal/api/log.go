@@ -91,11 +91,12 @@ type StoredEvent struct {
 	Sequence uint64          `json:"sequence" doc:"Its place in the log."`
 	Stored   time.Time       `json:"stored" doc:"When the log took it."`
 	Subject  string          `json:"subject" doc:"Its NATS subject."`
+	Trace    string          `json:"traceparent,omitempty" doc:"Its W3C trace context; every webhook of it is a child of this."`
 	Event    json.RawMessage `json:"event" doc:"The CloudEvent."`
 }
 
 func storedEvent(m bus.Stored) StoredEvent {
-	out := StoredEvent{Sequence: m.Sequence, Stored: m.Time.UTC(), Subject: m.Subject, Event: json.RawMessage("null")}
+	out := StoredEvent{Sequence: m.Sequence, Stored: m.Time.UTC(), Subject: m.Subject, Trace: m.Header.Get(bus.HeaderTraceparent), Event: json.RawMessage("null")}
 	if json.Valid(m.Data) {
 		out.Event = m.Data
 	}
