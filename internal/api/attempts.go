@@ -49,7 +49,7 @@ func (s *server) attemptOperations() {
 type WhichAttempts struct {
 	Paging
 	Period
-	Event   string          `query:"event" doc:"Only those of the event with this id."`
+	Event   string          `query:"event" doc:"Only those of the event with this id, or this webhook-id."`
 	Outcome webhook.Outcome `query:"outcome" doc:"Only those that ended so." example:"server_error"`
 	Failed  bool            `query:"failed" doc:"Only those that were not delivered."`
 }
@@ -105,7 +105,7 @@ func (s *server) attempts(ctx context.Context, id string, in *WhichAttempts) (*a
 	q := bus.Query{Stream: bus.StreamAttempts, Subjects: subjects, From: in.From, To: in.To}
 	return collect(ctx, b, q, in.Paging, in.Event != "", func(m bus.Stored) (Attempt, bool) {
 		a, ok := readAttempt(m)
-		return a, ok && (in.Event == "" || a.EventID == in.Event)
+		return a, ok && (in.Event == "" || sameID(a.EventID, in.Event))
 	})
 }
 

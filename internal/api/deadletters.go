@@ -67,7 +67,7 @@ const bulkMost = 5000
 type listDeadLetters struct {
 	Paging
 	Period
-	Event    string        `query:"event" doc:"Only those of the event with this id."`
+	Event    string        `query:"event" doc:"Only those of the event with this id, or this webhook-id."`
 	Endpoint string        `query:"endpoint" maxLength:"64" doc:"Only those of this endpoint."`
 	Class    webhook.Class `query:"class" doc:"Only those of this class." example:"5xx"`
 }
@@ -95,7 +95,7 @@ func (s *server) listDeadLetters(ctx context.Context, in *listDeadLetters) (*ans
 	}
 	return collect(ctx, b, q, in.Paging, in.Event != "", func(m bus.Stored) (DeadLetter, bool) {
 		d, ok := readDeadLetter(m)
-		return d, ok && (in.Event == "" || d.EventID == in.Event)
+		return d, ok && (in.Event == "" || sameID(d.EventID, in.Event))
 	})
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/event"
+	"github.com/nex-crm/relay/internal/webhook"
 )
 
 // scanMost bounds the messages that are looked through for one page, where a filter keeps few: the page is shorter then, and
@@ -171,8 +172,11 @@ func eventSubjects(who *caller, workspace, pattern string) ([]string, error) {
 func hasID(m bus.Stored, id string) bool {
 	known := m.Header.Get(nats.MsgIdHdr)
 	_, own, _ := strings.Cut(known, "/")
-	return known == id || own == id
+	return sameID(known, id) || sameID(own, id)
 }
+
+// sameID tells whether an event's id is the one asked for, which may be as a receiver has seen it.
+func sameID(known, asked string) bool { return known == asked || webhook.MessageID(known) == asked }
 
 type bySequence struct {
 	Sequence uint64 `path:"sequence" minimum:"1" doc:"The event's place in the log."`

@@ -66,7 +66,7 @@ func TestEvents(t *testing.T) {
 	past(t, log, "acme")
 	publish(t, log, "acme", "e-5", "nex.insight.opportunity")
 	begin := time.Now().UTC()
-	publish(t, log, "acme", "e-6", "nex.insight.risk")
+	publish(t, log, "acme", "e.6", "nex.insight.risk")
 	for query, want := range map[string][]uint64{
 		"":                              {6, 5, 4, 3, 2, 1},
 		"?workspace=acme":               {6, 5, 3, 2, 1},
@@ -76,6 +76,8 @@ func TestEvents(t *testing.T) {
 		"?workspace=nobody":             nil,
 		"?id=e-2":                       {2},
 		"?id=none":                      nil,
+		"?id=e.6":                       {6},
+		"?id=e_6":                       {6}, // as its receivers see it
 		"?cursor=3":                     {2, 1},
 		"?from=" + begin.Format(time.RFC3339Nano):              {6},
 		"?workspace=acme&to=" + begin.Format(time.RFC3339Nano): {5, 3, 2, 1},
