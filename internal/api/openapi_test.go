@@ -160,6 +160,8 @@ func TestEveryOperationAsDocumented(t *testing.T) {
 	}
 	c.call("DELETE", "/api/v1/endpoints/crm/replays/"+r.ID, "")
 	c.call("DELETE", "/api/v1/endpoints/crm/replays/"+r.ID, "") // 404
+	c.call("POST", "/api/v1/try", `{"filter":"event.data.n == 1","shape":"binary","last":10}`)
+	c.call("POST", "/api/v1/try", `{"shape":"nonsense"}`)
 	c.call("DELETE", "/api/v1/endpoints/crm", "")
 	c.call("GET", "/.well-known/webhook-keys", "")
 	for path, item := range document(t, h).Paths.Map() {
@@ -214,6 +216,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"replay":               {"POST", "/api/v1/endpoints/{id}/replay", `{"before":99,"dry_run":true}`, []int{401, 401, 202, 403, 202, 404, 403}},
 		"listReplays":          {"GET", "/api/v1/endpoints/{id}/replays", "", []int{401, 401, 200, 200, 200, 404, 200}},
 		"cancelReplay":         {"DELETE", "/api/v1/endpoints/{id}/replays/{replay}", "", []int{401, 401, 204, 403, 204, 404, 403}},
+		"try":                  {"POST", "/api/v1/try", `{"workspaces":["acme"]}`, []int{401, 401, 200, 200, 200, 400, 200}},
 		"webhookKeys":          {"GET", "/.well-known/webhook-keys", "", []int{200, 200, 200, 200, 200, 200, 200}},
 	}
 	for path, item := range document(t, h).Paths.Map() {

@@ -85,6 +85,7 @@ func Handler(cfg Config) http.Handler {
 	s.attemptOperations()
 	s.deadLetterOperations()
 	s.replayOperations()
+	s.tryOperations()
 	mux.HandleFunc("GET /api/openapi.json", s.openAPI())
 	mux.HandleFunc("/api/", s.nothing)
 	mux.HandleFunc("GET /healthz", s.healthz)

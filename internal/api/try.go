@@ -1,0 +1,167 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/nex-crm/relay/internal/bus"
+	"github.com/nex-crm/relay/internal/endpoint"
+	"github.com/nex-crm/relay/internal/event"
+)
+
+// Trial is the body of POST /api/v1/try: settings of an endpoint that are to be tried before they are saved.
+type Trial struct {
+	Events      []string `json:"events,omitempty" doc:"Patterns over the type; nex.insight.* where none is given."`
+	Workspaces  []string `json:"workspaces,omitempty" doc:"By name; all where none is given."`
+	Filter      string   `json:"filter,omitempty" example:"event.data.confidence >= 0.8"`
+	Shape       string   `json:"shape,omitempty" enum:"structured,binary,thin,template,slack,teams,discord"`
+	Template    string   `json:"template,omitempty"`
+	ContentType string   `json:"content_type,omitempty"`
+	Last        int      `json:"last,omitempty" minimum:"1" maximum:"10000" doc:"On how many of the newest events of these types and workspaces; 1000 is the default."`
+	Samples     int      `json:"samples,omitempty" minimum:"0" maximum:"20" doc:"How many webhooks to show as they would be; 3 is the default."`
+}
+
+// TrialResult is what an endpoint with these settings would have had.
+type TrialResult struct {
+	Read         int      `json:"read" doc:"On so many events it was tried."`
+	Matching     int      `json:"matching" doc:"So many of them would have been sent."`
+	FilterFailed int      `json:"filter_failed,omitempty" doc:"On so many the filter failed, which is no match."`
+	ShapeFailed  int      `json:"shape_failed,omitempty" doc:"Of so many that match no webhook could be made."`
+	Errors       []string `json:"errors,omitempty" doc:"How they failed, the first ten."`
+	Samples      []Sample `json:"samples"`
+}
+
+// Sample is a webhook as it would be.
+type Sample struct {
+	Sequence    uint64            `json:"sequence"`
+	ContentType string            `json:"content_type"`
+	Headers     map[string]string `json:"headers,omitempty" doc:"Those that the shape sets."`
+	Body        string            `json:"body" doc:"The first 4 KiB."`
+}
+
+const (
+	tryMost, tryDefault        = 10_000, 1000
+	samplesMost, samplesNormal = 20, 3
+	sampleBytes                = 4 << 10
+)
+
+func (s *server) tryOperations() {
+	add(s, operation{
+		method: "POST", path: "/api/v1/try", id: "try", summary: "Try settings on the events of the log", access: reads,
+		about: "Nothing is saved and nothing is sent. The newest events that stand on the subjects in question are matched, and made into webhooks.",
+	}, s.try)
+}
+
+func (s *server) try(ctx context.Context, in *struct{ Body Trial }) (*answer[TrialResult], error) {
+	b, err := s.bus()
+	if err != nil {
+		return nil, err
+	}
+	e, err := s.tried(callerOf(ctx), &in.Body)
+	if err != nil {
+		return nil, err
+	}
+	last, samples := in.Body.Last, in.Body.Samples
+	if last == 0 {
+		last = tryDefault
+	}
+	if samples == 0 {
+		samples = samplesNormal
+	}
+	if last < 0 || last > tryMost || samples < 0 || samples > samplesMost {
+		return nil, badRequest("last: 1 to %d, and samples: 1 to %d", tryMost, samplesMost)
+	}
+	out := TrialResult{Samples: []Sample{}}
+	q := bus.Query{Stream: bus.StreamNex, Subjects: subjects(e)}
+	err = b.Walk(ctx, q, func(m bus.Stored) (bool, error) {
+		out.Read++
+		out.add(e, &m, samples)
+		return out.Read < last, nil
+	})
+	if err != nil {
+		return nil, logError(err)
+	}
+	return &answer[TrialResult]{out}, nil
+}
+
+// tried is an endpoint with the settings that are to be tried.
+func (s *server) tried(who *caller, in *Trial) (*endpoint.Endpoint, error) {
+	e := &endpoint.Endpoint{Events: in.Events, Filter: in.Filter}
+	var problems []string
+	e.Workspaces, problems = s.workspacesOf(who, in.Workspaces, problems)
+	r := endpoint.Replay{Events: in.Events, Filter: in.Filter}
+	if err := checkSelection(&r); err != nil {
+		problems = append(problems, err.Error())
+	}
+	var err error
+	if e.Form, err = endpoint.NewForm(in.Shape, in.Template, in.ContentType, false); err != nil {
+		problems = append(problems, strings.Split(err.Error(), "\n")...)
+	}
+	if len(problems) > 0 {
+		return nil, badRequest("%s", strings.Join(problems, "; "))
+	}
+	return e, nil
+}
+
+// subjects are where the events stand that an endpoint asks for by type and workspace.
+func subjects(e *endpoint.Endpoint) (list []string) {
+	patterns, workspaces := e.Events, e.Workspaces
+	if len(patterns) == 0 {
+		patterns = []string{endpoint.DefaultEvents}
+	}
+	if len(workspaces) == 0 {
+		workspaces = []string{"*"}
+	}
+	for _, w := range workspaces {
+		for _, p := range patterns {
+			list = append(list, event.PatternSubject(w, p))
+		}
+	}
+	return list
+}
+
+// add counts one event.
+func (t *TrialResult) add(e *endpoint.Endpoint, m *bus.Stored, samples int) {
+	fails := func(what string, err error) {
+		if len(t.Errors) < 10 {
+			t.Errors = append(t.Errors, fmt.Sprintf("%d: %s: %v", m.Sequence, what, err))
+		}
+	}
+	workspace, eventType, ok := event.SplitSubject(m.Subject)
+	if !ok || !e.WantsType(workspace, eventType) {
+		return
+	}
+	wanted, err := e.WantsContent(endpoint.NewView(workspace, m.Data))
+	if err != nil {
+		t.FilterFailed++
+		fails("filter", err)
+	}
+	if !wanted {
+		return
+	}
+	t.Matching++
+	body, err := e.Form.Render(m.Data, m.Sequence, 1)
+	if err != nil {
+		t.ShapeFailed++
+		fails("shape", err)
+		return
+	}
+	if len(t.Samples) < samples {
+		t.Samples = append(t.Samples, Sample{
+			Sequence: m.Sequence, ContentType: body.ContentType, Headers: flat(body.Header), Body: strings.ToValidUTF8(string(body.Data[:min(len(body.Data), sampleBytes)]), "\ufffd"),
+		})
+	}
+}
+
+func flat(h http.Header) map[string]string {
+	if len(h) == 0 {
+		return nil
+	}
+	out := make(map[string]string, len(h))
+	for key := range h {
+		out[key] = h.Get(key)
+	}
+	return out
+}

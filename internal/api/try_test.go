@@ -1,0 +1,58 @@
+package api_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/nex-crm/relay/internal/api"
+)
+
+// What is tried tells what would have come, and changes nothing.
+func TestTry(t *testing.T) {
+	t.Parallel()
+	h, registry, log := withFanout(t, nil)
+	past(t, log, "acme_corp")
+	publish(t, log, "acme_corp", "e-5", "nex.insight.opportunity")
+	before := len(registry.Snapshot().All())
+	for _, tt := range []struct {
+		body           string
+		read, matching int
+		failed         int
+		sample         string
+	}{
+		{`{}`, 5, 5, 0, `"id":"e-5"`},
+		{`{"last":2,"samples":1}`, 2, 2, 0, `"id":"e-5"`},
+		{`{"events":["nex.insight.opportunity"]}`, 1, 1, 0, `"id":"e-5"`},
+		{`{"workspaces":["Acme Corp"],"filter":"event.id != \"e-1\""}`, 4, 3, 0, `"id":"e-5"`},
+		{`{"filter":"event.data.n > 1"}`, 5, 0, 0, ""},
+		{`{"shape":"template","template":"{\"id\":{{json .id}}}"}`, 5, 5, 0, `{"id":"e-5"}`},
+		{`{"shape":"template","template":"{{.data.nothing}}"}`, 5, 5, 5, ""},
+		{`{"shape":"thin"}`, 5, 5, 0, `"sequence"`},
+	} {
+		w := authorized(h, "POST", "/api/v1/try", tt.body)
+		var got api.TrialResult
+		if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || w.Code != http.StatusOK {
+			t.Fatalf("%s: %d %s", tt.body, w.Code, w.Body)
+		}
+		if got.Read != tt.read || got.Matching != tt.matching || got.ShapeFailed != tt.failed || len(got.Errors) != tt.failed {
+			t.Errorf("%s: %+v", tt.body, got)
+		}
+		if tt.sample != "" && (len(got.Samples) == 0 || len(got.Samples) > 3 || !strings.Contains(got.Samples[0].Body, tt.sample)) || tt.sample == "" && len(got.Samples) > 0 {
+			t.Errorf("%s: %+v", tt.body, got.Samples)
+		}
+	}
+	w := authorized(h, "POST", "/api/v1/try", `{"events":["x"],"filter":"event.typ","shape":"x","workspaces":["nobody"]}`)
+	for _, field := range []string{"events[0]: ", "filter: ", "shape: ", "workspaces[0]: "} {
+		if w.Code != 400 || !strings.Contains(w.Body.String(), field) {
+			t.Errorf("%d %s: no %s", w.Code, w.Body, field)
+		}
+	}
+	if w := authorized(h, "POST", "/api/v1/try", `{"last":100000}`); w.Code != 400 {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if n := len(registry.Snapshot().All()); n != before {
+		t.Errorf("%d endpoints were made", n-before)
+	}
+}
