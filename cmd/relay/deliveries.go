@@ -259,7 +259,7 @@ func (w *whichLetters) many(ctx context.Context, a *admin, e env, what, done str
 	if w.All {
 		body["all"] = true
 	}
-	total, skipped := 0, 0
+	total, skipped, began := 0, 0, time.Now().UTC()
 	for {
 		answer, err := a.call(ctx, "POST", deadPath+"/"+what, nil, body)
 		if err != nil {
@@ -279,6 +279,9 @@ func (w *whichLetters) many(ctx context.Context, a *admin, e env, what, done str
 			return nil
 		}
 		fmt.Fprintf(e.stdout, "%d so far\n", total)
+		if w.Until.IsZero() {
+			body["to"] = began // not those that have died again meanwhile
+		}
 	}
 }
 

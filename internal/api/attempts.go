@@ -8,6 +8,7 @@ import (
 
 	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/endpoint"
+	"github.com/nex-crm/relay/internal/event"
 	"github.com/nex-crm/relay/internal/fanout"
 	"github.com/nex-crm/relay/internal/webhook"
 )
@@ -103,8 +104,11 @@ func (s *server) attempts(ctx context.Context, id string, in *WhichAttempts) (*a
 		return page[Attempt](nil, ""), err
 	}
 	q := bus.Query{Stream: bus.StreamAttempts, Subjects: subjects, From: in.From, To: in.To}
-	return collect(ctx, b, q, in.Paging, in.Event != "", func(m bus.Stored) (Attempt, bool) {
+	who := callerOf(ctx)
+	return collect(ctx, b, q, in.Paging, in.Event != "" || len(who.workspaces) > 0, func(m bus.Stored) (Attempt, bool) {
 		a, ok := readAttempt(m)
+		// An endpoint of this name may have been another's.
+		ok = ok && (who.knows(a.Workspace) || a.Workspace == event.NoWorkspace)
 		return a, ok && (in.Event == "" || sameID(a.EventID, in.Event))
 	})
 }

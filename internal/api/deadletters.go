@@ -11,6 +11,7 @@ import (
 
 	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/endpoint"
+	"github.com/nex-crm/relay/internal/event"
 	"github.com/nex-crm/relay/internal/fanout"
 	"github.com/nex-crm/relay/internal/webhook"
 )
@@ -93,8 +94,10 @@ func (s *server) listDeadLetters(ctx context.Context, in *listDeadLetters) (*ans
 	if err != nil || !ok {
 		return page[DeadLetter](nil, ""), err
 	}
-	return collect(ctx, b, q, in.Paging, in.Event != "", func(m bus.Stored) (DeadLetter, bool) {
+	who := callerOf(ctx)
+	return collect(ctx, b, q, in.Paging, in.Event != "" || len(who.workspaces) > 0, func(m bus.Stored) (DeadLetter, bool) {
 		d, ok := readDeadLetter(m)
+		ok = ok && who.knows(d.Workspace) // an endpoint of this name may have been another's
 		return d, ok && (in.Event == "" || sameID(d.EventID, in.Event))
 	})
 }
@@ -122,8 +125,8 @@ func (s *server) letterOf(ctx context.Context, id uint64) (*bus.Bus, *DeadLetter
 	if !ok {
 		return nil, nil, none
 	}
-	if len(callerOf(ctx).workspaces) > 0 {
-		if _, _, err := s.endpointOf(ctx, d.Endpoint); err != nil {
+	if who := callerOf(ctx); len(who.workspaces) > 0 {
+		if _, _, err := s.endpointOf(ctx, d.Endpoint); err != nil || !who.knows(d.Workspace) {
 			return nil, nil, none
 		}
 	}
@@ -182,11 +185,42 @@ func (s *server) again(ctx context.Context, id string, sequence uint64, eventID 
 	if f == nil {
 		return errStarting
 	}
+	if err := s.ofCaller(ctx, sequence, kept); err != nil {
+		return err
+	}
 	err := f.Redeliver(ctx, id, sequence, eventID, kept)
 	if errors.Is(err, bus.ErrNotInLog) {
 		return &Error{http.StatusGone, fmt.Sprintf("%s: the log does not hold this event any more", eventID)}
 	}
 	return err
+}
+
+// ofCaller refuses an event that is not the caller's business.
+func (s *server) ofCaller(ctx context.Context, sequence uint64, kept []byte) error {
+	who := callerOf(ctx)
+	if len(who.workspaces) == 0 {
+		return nil
+	}
+	b, err := s.bus()
+	if err != nil {
+		return err
+	}
+	workspace := ""
+	m, err := b.Get(ctx, sequence)
+	switch {
+	case err == nil:
+		workspace, _, _ = event.SplitSubject(m.Subject)
+	case errors.Is(err, bus.ErrNotInLog):
+		var e struct{ Source string }
+		_ = json.Unmarshal(kept, &e) // what is no event is nobody's
+		workspace = event.SourceWorkspace(e.Source)
+	default:
+		return err
+	}
+	if !who.knows(workspace) {
+		return &Error{http.StatusNotFound, fmt.Sprintf("%d: the log does not hold this event, or no more", sequence)}
+	}
+	return nil
 }
 
 // Which chooses dead letters. At least one of its members is needed, or all.
@@ -235,7 +269,7 @@ func (s *server) letters(ctx context.Context, which *Which, do func(*bus.Bus, *D
 			return false, nil
 		}
 		d, readable := readDeadLetter(m)
-		if !readable {
+		if !readable || !callerOf(ctx).knows(d.Workspace) {
 			return true, nil
 		}
 		err := do(b, &d)

@@ -16,6 +16,7 @@ import (
 	"github.com/nex-crm/relay/internal/endpoint"
 	"github.com/nex-crm/relay/internal/event"
 	"github.com/nex-crm/relay/internal/fanout"
+	"github.com/nex-crm/relay/internal/stream"
 	"github.com/nex-crm/relay/internal/webhook"
 )
 
@@ -43,7 +44,11 @@ func publish(t *testing.T, log *bus.Bus, workspace, id, eventType string) {
 
 func record(t *testing.T, log *bus.Bus, id string, sequence uint64, eventID string, outcome webhook.Outcome) {
 	t.Helper()
-	text := asJSON(t, fanout.Attempt{EventID: eventID, Sequence: sequence, Endpoint: id, Attempt: 1, At: time.Now().UTC(), Outcome: outcome, Status: 500, Verdict: fanout.Retry})
+	workspace := "acme"
+	if m, err := log.Get(t.Context(), sequence); err == nil {
+		workspace, _, _ = event.SplitSubject(m.Subject)
+	}
+	text := asJSON(t, fanout.Attempt{EventID: eventID, Sequence: sequence, Endpoint: id, Workspace: workspace, Attempt: 1, At: time.Now().UTC(), Outcome: outcome, Status: 500, Verdict: fanout.Retry})
 	if _, err := log.JetStream().Publish(t.Context(), bus.AttemptSubject(id, string(outcome)), []byte(text)); err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +57,11 @@ func record(t *testing.T, log *bus.Bus, id string, sequence uint64, eventID stri
 // bury writes a dead letter of event 1, and answers its id.
 func bury(t *testing.T, log *bus.Bus, id string) uint64 {
 	t.Helper()
-	text := asJSON(t, fanout.DeadLetter{EventID: "e-1", Sequence: 1, Endpoint: id, Attempts: 3, At: time.Now().UTC(), Class: webhook.Class5xx, Event: json.RawMessage("null")})
+	workspace := ""
+	if m, err := log.Get(t.Context(), 1); err == nil {
+		workspace, _, _ = event.SplitSubject(m.Subject)
+	}
+	text := asJSON(t, fanout.DeadLetter{EventID: "e-1", Sequence: 1, Endpoint: id, Workspace: workspace, Attempts: 3, At: time.Now().UTC(), Class: webhook.Class5xx, Event: json.RawMessage("null")})
 	ack, err := log.JetStream().Publish(t.Context(), bus.DeadSubject(id, "5xx"), []byte(text))
 	if err != nil {
 		t.Fatal(err)
@@ -211,5 +220,34 @@ func TestFromTheDead(t *testing.T) {
 	await(tested.EventID)
 	if w := accepted("/api/v1/dead-letters/delete", `{"endpoint":"other"}`); letters("") != nil {
 		t.Errorf("%s, and %v are left", w.Body, letters(""))
+	}
+}
+
+// An id may have been another's before: who is bound to workspaces sees and gets nothing of that.
+func TestFormerOwnersEvents(t *testing.T) {
+	t.Parallel()
+	const bound = "token-of-globex-00"
+	h, registry, log := withFanout(t, func(c *api.Config) {
+		c.Tokens = append(c.Tokens, api.Token{Name: "globex", Secret: bound, Write: true, Workspaces: []string{"globex"}})
+		c.Workspaces = func() []stream.Status { return []stream.Status{{Token: "acme"}, {Token: "globex"}} }
+	})
+	past(t, log, "acme") // of an endpoint crm that is no more
+	as := []string{"Authorization", "Bearer " + bound}
+	answer(t, do(h, "POST", "/api/v1/endpoints", `{"id":"crm","url":"https://example.com"}`, as...), http.StatusCreated)
+	for _, path := range []string{"/api/v1/endpoints/crm/attempts", "/api/v1/attempts", "/api/v1/dead-letters", "/api/v1/dead-letters?endpoint=crm", "/api/v1/events"} {
+		if w := do(h, "GET", path, "", as...); strings.TrimSpace(w.Body.String()) != `{"data":[]}` {
+			t.Errorf("%s: %s", path, w.Body)
+		}
+	}
+	for _, path := range []string{"/api/v1/endpoints/crm/attempts/1/retry", "/api/v1/dead-letters/1/retry"} {
+		if w := do(h, "POST", path, "", as...); w.Code != http.StatusNotFound {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
+	}
+	if w := do(h, "POST", "/api/v1/dead-letters/retry", `{"all":true}`, as...); !strings.Contains(w.Body.String(), `"done":0`) {
+		t.Errorf("%s", w.Body)
+	}
+	if registry.Snapshot().Get("crm") == nil {
+		t.Error("no endpoint")
 	}
 }

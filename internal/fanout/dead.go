@@ -17,16 +17,18 @@ import (
 
 // DeadLetter is a delivery given up, as it stands in RELAY_DEAD. It carries the event: the log may forget it first.
 type DeadLetter struct {
-	EventID  string          `json:"event_id"`
-	Sequence uint64          `json:"sequence"`
-	Endpoint string          `json:"endpoint"`
-	Attempts int             `json:"attempts"`
-	At       time.Time       `json:"at"`
-	Reason   string          `json:"reason"` // see the Reason constants
-	Class    webhook.Class   `json:"class"`  // the last token of its subject too
-	Outcome  webhook.Outcome `json:"outcome,omitempty"`
-	Status   int             `json:"status,omitempty"`
-	Error    string          `json:"error,omitempty"`
+	EventID  string `json:"event_id"`
+	Sequence uint64 `json:"sequence"`
+	Endpoint string `json:"endpoint"`
+	// Workspace of the event; empty where it was not known any more.
+	Workspace string          `json:"workspace,omitempty"`
+	Attempts  int             `json:"attempts"`
+	At        time.Time       `json:"at"`
+	Reason    string          `json:"reason"` // see the Reason constants
+	Class     webhook.Class   `json:"class"`  // the last token of its subject too
+	Outcome   webhook.Outcome `json:"outcome,omitempty"`
+	Status    int             `json:"status,omitempty"`
+	Error     string          `json:"error,omitempty"`
 	// Event is the event as it was to be delivered; null where it had left the log.
 	Event json.RawMessage `json:"event"`
 }
@@ -35,6 +37,9 @@ type DeadLetter struct {
 func (f *Fanout) bury(d *delivery, letter DeadLetter) {
 	letter.EventID, letter.Sequence, letter.Endpoint = d.id, d.sequence, d.endpoint
 	letter.Attempts, letter.At = d.attempt, time.Now().UTC()
+	if d.event != nil {
+		letter.Workspace = d.event.workspace
+	}
 	letter.Class = letter.Outcome.Class(letter.Status)
 	if letter.Event = json.RawMessage("null"); d.event != nil && json.Valid(d.event.data) {
 		letter.Event = d.event.data
