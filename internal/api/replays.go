@@ -85,7 +85,12 @@ func (s *server) replay(ctx context.Context, in *replay) (*answer[Replay], error
 	}
 	out := Replay{At: &r.At, From: r.From, To: r.To, Events: r.Events, Filter: r.Filter}
 	if in.Body.DryRun {
-		n, err := f.CountReplay(ctx, e, r)
+		counting, cancel := context.WithTimeout(ctx, countTime)
+		defer cancel()
+		n, err := f.CountReplay(counting, e, r)
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			return nil, badRequest("from %d to %d are too many events to be read in %v: count a smaller part, or let it run", r.From, r.To, countTime)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -108,6 +113,9 @@ func (s *server) replay(ctx context.Context, in *replay) (*answer[Replay], error
 	out.ID, out.State = r.ID, "waiting"
 	return &answer[Replay]{out}, nil
 }
+
+// countTime bounds a dry run, which reads all it counts: the answer must be written before the server gives it up.
+const countTime = 45 * time.Second
 
 // checkSelection judges what a replay selects by.
 func checkSelection(r *endpoint.Replay) error {
