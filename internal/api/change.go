@@ -60,7 +60,7 @@ func (s *server) changeEndpoint(ctx context.Context, in *changeEndpoint) (*oneEn
 	}
 	var end uint64
 	f := s.fanout()
-	if f != nil && in.Body.Enabled != nil && *in.Body.Enabled {
+	if f != nil {
 		if end, _, err = f.EndOfLog(ctx); err != nil {
 			return nil, err
 		}
@@ -70,11 +70,15 @@ func (s *server) changeEndpoint(ctx context.Context, in *changeEndpoint) (*oneEn
 		if meant != 0 && meant != e.Revision {
 			return false, &Error{http.StatusPreconditionFailed, fmt.Sprintf("%s has revision %d by now: look at it again, and give that with If-Match", in.ID, e.Revision)}
 		}
+		before := *e
 		if err := s.merge(who, e, &in.Body); err != nil {
 			return false, err
 		}
+		if !e.AsksLike(&before) {
+			e.Changed = end
+		}
 		if f != nil { // before it is known: what is stored from then on is read by its own consumer
-			if err := f.PrepareOrdered(ctx, e); err != nil {
+			if err := f.PrepareNew(ctx, e); err != nil {
 				return false, err
 			}
 		}
@@ -82,6 +86,11 @@ func (s *server) changeEndpoint(ctx context.Context, in *changeEndpoint) (*oneEn
 	})
 	if err != nil {
 		return nil, endpointError(err)
+	}
+	if now := registry.Snapshot().Get(in.ID); f != nil && now != nil {
+		if err := f.PrepareOrdered(ctx, now); err != nil {
+			return nil, err
+		}
 	}
 	if in.Body.Enabled != nil && *in.Body.Enabled {
 		if err := registry.Enable(ctx, in.ID, "", end); err != nil { // what the relay itself had switched off

@@ -181,7 +181,7 @@ func (s *server) createEndpoint(ctx context.Context, in *struct{ Body NewEndpoin
 		if e.Since, e.SinceTime, err = f.EndOfLog(ctx); err != nil {
 			return nil, err
 		}
-		if err := f.PrepareOrdered(ctx, e); err != nil {
+		if err := f.PrepareNew(ctx, e); err != nil {
 			return nil, err
 		}
 	}

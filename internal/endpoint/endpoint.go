@@ -67,8 +67,13 @@ type Endpoint struct {
 	// SinceTime is when the log had taken the event at Since, by the clock of NATS. In a log that was made anew the sequences up
 	// to Since mean other events, which came later. Zero = not known.
 	SinceTime time.Time
-	// Heard is the generation of the first snapshot that held the endpoint of the API; 0 for one of the config file.
+	// Changed is the end of the log when it was last changed which events it asks for; 0 = never.
+	Changed uint64
+	// Heard is the generation of the first snapshot that held the endpoint of the API as it asks for events now; 0 for one of the
+	// config file.
 	Heard uint64
+	// Before is how it asked for events before that; nil if it was not there.
+	Before *Endpoint
 	// Revision counts the changes of the endpoint's record in the bucket; 0 for one that stands only in the config file.
 	Revision uint64
 }
@@ -151,6 +156,11 @@ func (e *Endpoint) MadeAfter(sequence uint64, stored time.Time) bool {
 func (e *Endpoint) Past(sequence uint64, stored time.Time) bool {
 	s := e.State.Skipped
 	return e.MadeAfter(sequence, stored) || s != nil && sequence <= s.Sequence && !stored.After(s.Stored)
+}
+
+// AsksLike tells whether two endpoints ask for the same events, in the same way.
+func (e *Endpoint) AsksLike(other *Endpoint) bool {
+	return slices.Equal(e.Events, other.Events) && slices.Equal(e.Workspaces, other.Workspaces) && e.Filter == other.Filter && e.Ordered == other.Ordered
 }
 
 // Active tells whether events go to the endpoint now.

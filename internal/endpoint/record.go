@@ -37,6 +37,7 @@ type record struct {
 	Enabled     bool          `json:"enabled"`
 	CreatedAt   time.Time     `json:"created_at"`
 	Since       uint64        `json:"since,omitempty"`
+	Changed     uint64        `json:"changed,omitempty"`
 	SinceTime   time.Time     `json:"since_time,omitzero"`
 	// Sealed holds a sealedPart: signing secrets, and headers, which often carry a credential.
 	Sealed string `json:"sealed"`
@@ -83,7 +84,7 @@ func (s Sealer) encode(e *Endpoint) ([]byte, error) {
 		URL: e.URL, Description: e.Description, Events: e.Events, Workspaces: e.Workspaces, Timeout: e.Timeout,
 		MaxInFlight: e.MaxInFlight, RateLimit: e.RateLimit, Ordered: e.Ordered, Resume: e.Resume,
 		Filter: e.Filter, Handshake: e.Handshake, Enabled: e.Enabled,
-		CreatedAt: e.CreatedAt, Since: e.Since, SinceTime: e.SinceTime, Sealed: sealed,
+		CreatedAt: e.CreatedAt, Since: e.Since, Changed: e.Changed, SinceTime: e.SinceTime, Sealed: sealed,
 	})
 }
 
@@ -104,7 +105,7 @@ func (s Sealer) decode(id string, value []byte, revision uint64) (*Endpoint, err
 		ID: id, URL: r.URL, Description: r.Description, Events: r.Events, Workspaces: r.Workspaces, Headers: part.Headers,
 		Timeout: r.Timeout, MaxInFlight: r.MaxInFlight, RateLimit: r.RateLimit, Ordered: r.Ordered, Resume: r.Resume,
 		Filter: r.Filter, Handshake: r.Handshake, Enabled: r.Enabled, Source: SourceAPI, CreatedAt: r.CreatedAt,
-		Since: r.Since, SinceTime: r.SinceTime, Revision: revision,
+		Since: r.Since, Changed: r.Changed, SinceTime: r.SinceTime, Revision: revision,
 	}
 	for _, text := range part.Secrets {
 		secret, err := webhook.ParseSecret(text)

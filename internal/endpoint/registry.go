@@ -199,7 +199,13 @@ func (r *Registry) applyOne(entry jetstream.KeyValueEntry) error {
 		}
 		e.Heard = r.generation + 1
 		if before := r.records[id]; before != nil && before.CreatedAt.Equal(e.CreatedAt) {
-			e.Heard = before.Heard
+			if e.AsksLike(before) {
+				e.Heard, e.Before = before.Heard, before.Before
+			} else {
+				was := *before
+				was.Before = nil
+				e.Before = &was
+			}
 		}
 		r.records[id] = e
 	case kind == keyState:
@@ -272,9 +278,14 @@ func (r *Registry) await(ctx context.Context, ready func() bool) error {
 
 // seen waits until the snapshot holds a revision, so that whoever changed an endpoint reads what he wrote.
 func (r *Registry) seen(ctx context.Context, revision uint64) error {
+	return r.hear(ctx, func() bool { return r.revision >= revision })
+}
+
+// hear is await for something that the bucket has: if it does not come the watch may be dead.
+func (r *Registry) hear(ctx context.Context, ready func() bool) error {
 	for {
 		soon, cancel := context.WithTimeout(ctx, seenTime)
-		err := r.await(soon, func() bool { return r.revision >= revision })
+		err := r.await(soon, ready)
 		cancel()
 		if err == nil || ctx.Err() != nil {
 			return err
@@ -361,7 +372,7 @@ func (r *Registry) Delete(ctx context.Context, id string) error {
 	if err := r.forget(ctx, id); err != nil {
 		return err
 	}
-	return r.await(ctx, func() bool { return r.records[id] == nil || r.records[id].Revision > e.Revision })
+	return r.hear(ctx, func() bool { return r.records[id] == nil || r.records[id].Revision > e.Revision })
 }
 
 // forget removes what is remembered of an endpoint.

@@ -327,7 +327,12 @@ func (c *catcher) latestPerTarget(ctx context.Context) error {
 	}
 	seed := maphash.MakeSeed()
 	var keep []uint64
-	parts := (uint64(len(waited))+c.span.To+1-c.span.From)/targetsAtOnce + 1
+	log, err := c.fanout.cfg.Bus.Extent(ctx)
+	if err != nil {
+		return err
+	}
+	size := c.span.To + 1 - min(max(c.span.From, log.First), c.span.To+1)
+	parts := (uint64(len(waited))+size)/targetsAtOnce + 1
 	for part := range parts {
 		var newest lastOfEach
 		note := func(m bus.Stored) error {

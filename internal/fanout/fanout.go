@@ -69,7 +69,7 @@ const (
 	// prefetch bounds what the client holds of each consumer before it is looked at: messages and bytes.
 	prefetch, prefetchBytes = 1024, 32 << 20
 	// maxHeldBytes bounds the bodies held for endpoints that have not answered yet; an event counts for heldWeight at least.
-	// The ordered ones have room of their own, twice orderedBytes: they may wait for it, and the reader of the log must not wait
+	// The ordered ones have room of their own, three times orderedBytes: they may wait for it, and the reader of the log must not wait
 	// for them.
 	maxHeldBytes, orderedBytes = 128 << 20, 32 << 20
 	heldWeight                 = 2 << 10
@@ -103,22 +103,23 @@ type Fanout struct {
 	records *recorder
 
 	heldBytes *semaphore.Weighted
-	// inOrder is heldBytes of the ordered endpoints that have just answered well, doubtful that of the others.
-	inOrder, doubtful *semaphore.Weighted
-	matched           matched
-	turns             map[string]*rate.Limiter // see mayTurn; of follow alone
-	heard             uint64                   // the newest generation whose endpoints have been welcomed; of follow alone
-	bodies            atomic.Int64             // bytes of the events held or read again
-	queued            *semaphore.Weighted
-	storing           *semaphore.Weighted
-	loads             *semaphore.Weighted
-	held              heldSet
-	reread            *reread
-	judge             *judge
-	crowd             crowd
-	shelf             *shelf
-	name              string // of this process, among those that work on spans
-	began             time.Time
+	// inOrder is heldBytes of the ordered endpoints that have just answered well, doubtful that of those that have not, untried that
+	// of those of which nothing is known yet.
+	inOrder, doubtful, untried *semaphore.Weighted
+	matched                    matched
+	turns                      map[string]*rate.Limiter // see mayTurn; of follow alone
+	heard                      uint64                   // the newest generation whose endpoints have been welcomed; of follow alone
+	bodies                     atomic.Int64             // bytes of the events held or read again
+	queued                     *semaphore.Weighted
+	storing                    *semaphore.Weighted
+	loads                      *semaphore.Weighted
+	held                       heldSet
+	reread                     *reread
+	judge                      *judge
+	crowd                      crowd
+	shelf                      *shelf
+	name                       string // of this process, among those that work on spans
+	began                      time.Time
 
 	mu       sync.Mutex
 	lanes    map[string]*lane
@@ -170,6 +171,7 @@ func New(cfg Config) (*Fanout, error) {
 		heldBytes:  semaphore.NewWeighted(cfg.maxHeld),
 		inOrder:    semaphore.NewWeighted(orderedBytes),
 		doubtful:   semaphore.NewWeighted(orderedBytes),
+		untried:    semaphore.NewWeighted(orderedBytes),
 		turns:      map[string]*rate.Limiter{},
 		queued:     semaphore.NewWeighted(maxQueued),
 		storing:    semaphore.NewWeighted(maxStoring),

@@ -45,6 +45,7 @@ type lane struct {
 	bytes       int  // of the events in the lane, as far as is known
 	lastSize    int  // of the event that was seen last
 	slow        bool // the last attempt was
+	tried       bool // there was an attempt
 	proven      bool // the last attempt was taken, and was not slow
 	window      int  // attempts at once that the endpoint bears, as far as is known: maxInFlight at most
 	running     int
@@ -105,6 +106,7 @@ func (l *lane) setLimits(url string, maxInFlight int, perSecond float64) {
 
 // renew forgets what was learnt of the endpoint; mu is held.
 func (l *lane) renew() {
+	l.tried, l.proven = false, false
 	l.pausedUntil, l.putOffSince, l.circuit, l.window, l.interval = time.Time{}, time.Time{}, circuit{}, l.maxInFlight, 0
 	signal(l.room)
 }
@@ -295,10 +297,11 @@ func (l *lane) isDisabling() bool {
 	return l.disabling
 }
 
-func (l *lane) isProven() bool {
+// known tells whether there was an attempt, and whether the last one went well.
+func (l *lane) known() (tried, proven bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.proven
+	return l.tried, l.proven
 }
 
 // nextTurn is how long it is until the rate limit allows an attempt.
@@ -417,6 +420,7 @@ func (l *lane) learn(result webhook.Result, decision Decision, start, now time.T
 		l.pausedUntil = decision.At
 	}
 	l.slow = now.Sub(start) >= slowAttempt
+	l.tried = true
 	l.proven = result.Outcome == webhook.Delivered && !l.slow
 	switch {
 	case result.Outcome == webhook.Canceled:

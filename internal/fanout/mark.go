@@ -107,6 +107,14 @@ func (f *Fanout) noteOrder(id string, msg *message) {
 		return
 	}
 	mark := orderMark{msg.sequence, msg.stored}
-	f.marks.Store(id, mark) // here it holds at once
-	_ = f.untilDone("note how far an ordered endpoint has come", func() error { return f.setMark(f.storeCtx, id, mark) })
+	if own, ok := f.marks.Load(id); !ok || !own.(orderMark).Stored.After(mark.Stored) {
+		f.marks.Store(id, mark) // here it holds at once
+	}
+	_ = f.untilDone("note how far an ordered endpoint has come", func() error {
+		stands, _, err := f.storedMark(f.storeCtx, id)
+		if err != nil || stands.Stored.After(mark.Stored) { // its owner has skipped this one while it was on its way
+			return err
+		}
+		return f.setMark(f.storeCtx, id, mark)
+	})
 }

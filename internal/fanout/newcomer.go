@@ -1,7 +1,6 @@
 package fanout
 
 import (
-	"context"
 	"runtime"
 	"sync"
 
@@ -9,9 +8,10 @@ import (
 	"github.com/nex-crm/relay/internal/endpoint"
 )
 
-// An endpoint that is made over the API gets what is stored from then on, but a replica hears of it a little later than the one that
-// made it, or much later, when its watch is dead. What it has read in between, it has matched without the endpoint. So it remembers
-// what it read lately and by which snapshot, and when it hears of an endpoint looks whether some of that was for it.
+// An endpoint that is made over the API, or changed in what it asks for, gets what is stored from then on, but a replica hears of
+// it a little later than the one that did it, or much later, when its watch is dead. What it has read in between, it has matched
+// without the endpoint, or with what that asked for before. So it remembers what it read lately and by which snapshot, and when
+// it hears of an endpoint looks whether some of that was for it. A replica that ends before it has heard of it cannot.
 
 // matchedMost bounds what is remembered: a quarter of a minute, which is how long a watch may be dead, at 4,000 events a second.
 const matchedMost = 1 << 16
@@ -71,8 +71,12 @@ func (r *matched) without(since, generation uint64) (missed map[uint64]bool, fro
 }
 
 // welcome looks whether an endpoint that this replica has just heard of has missed something here.
-func (f *Fanout) welcome(ctx context.Context, e *endpoint.Endpoint) {
-	missed, from := f.matched.without(e.Since, e.Heard)
+func (f *Fanout) welcome(e *endpoint.Endpoint) {
+	since := e.Since
+	if e.Before != nil {
+		since = max(since, e.Changed)
+	}
+	missed, from := f.matched.without(since, e.Heard)
 	if len(missed) == 0 {
 		return
 	}
@@ -86,23 +90,36 @@ func (f *Fanout) welcome(ctx context.Context, e *endpoint.Endpoint) {
 				first = sequence
 			}
 		}
-		first = max(first, e.Since+1)
-		err := f.untilDoneIn(ctx, "give a new endpoint what it missed", func() error {
+		first = max(first, since+1)
+		// Also while the relay stops: nobody else knows of it.
+		err := f.untilDoneIn(f.storeCtx, "give an endpoint what it missed", func() error {
 			c.count, c.batch = 0, c.batch[:0]
-			err := f.wanted(ctx, e, first, last, func(m bus.Stored) error {
+			err := f.wanted(f.storeCtx, e, first, last, func(m bus.Stored) error {
 				if !missed[m.Sequence] || e.MadeAfter(m.Sequence, m.Time) {
 					return nil
 				}
-				return c.add(ctx, m.Sequence, eventID(m.Header, m.Sequence), 1)
+				had, err := f.hadBefore(e.Before, m)
+				if err != nil || had {
+					return err
+				}
+				return c.add(f.storeCtx, m.Sequence, eventID(m.Header, m.Sequence), 1)
 			})
 			if err == nil {
-				err = c.flush(ctx)
+				err = c.flush(f.storeCtx)
 			}
 			return err
 		})
 		if err == nil && c.count > 0 {
-			f.log.Info("a new endpoint gets what was read here before it was heard of", "endpoint", e.ID, "events", c.count)
+			f.log.Info("an endpoint gets what was read here before it was heard of", "endpoint", e.ID, "events", c.count)
 			signal(f.scan)
 		}
 	})
+}
+
+// hadBefore tells whether an endpoint as it was has been given an event here. An ordered one had a way of its own.
+func (f *Fanout) hadBefore(was *endpoint.Endpoint, m bus.Stored) (bool, error) {
+	if was == nil || was.Ordered {
+		return false, nil
+	}
+	return f.wants(f.storeCtx, was, newMessage(m.Subject, m.Header, m.Sequence, m.Time, m.Data))
 }

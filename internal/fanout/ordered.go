@@ -37,6 +37,21 @@ func (f *Fanout) PrepareOrdered(ctx context.Context, list ...*endpoint.Endpoint)
 	return nil
 }
 
+// PrepareNew is [Fanout.PrepareOrdered] for an endpoint that may be refused yet: a consumer that exists is left as it is.
+func (f *Fanout) PrepareNew(ctx context.Context, e *endpoint.Endpoint) error {
+	if !e.Ordered {
+		return nil
+	}
+	_, err := f.cfg.Bus.JetStream().Consumer(ctx, bus.StreamNex, orderedName(e.ID))
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		_, err = f.orderedConsumer(ctx, e)
+	}
+	if err != nil {
+		return fmt.Errorf("endpoint %s: %w", e.ID, err)
+	}
+	return nil
+}
+
 func orderedName(id string) string { return bus.OrderedPrefix + id }
 
 // orderedConsumer finds or makes an endpoint's consumer. One that exists keeps its place.
@@ -396,10 +411,14 @@ func (f *Fanout) handleOrdered(ctx context.Context, id string, m jetstream.Msg) 
 }
 
 // holdOrdered is hold for an event of an ordered endpoint. Those that have not answered well lately have room of their own: they
-// may fill it for as long as their receivers hang. Nobody waits for so long that the server gives the event to somebody else.
+// may fill it for as long as their receivers hang. So have those of which nothing is known yet. Nobody waits for so long that the
+// server gives the event to somebody else.
 func (f *Fanout) holdOrdered(ctx context.Context, l *lane, m jetstream.Msg, size int) *held {
 	room := f.doubtful
-	if l.isProven() {
+	switch tried, proven := l.known(); {
+	case !tried:
+		room = f.untried
+	case proven:
 		room = f.inOrder
 	}
 	ctx, cancel := context.WithTimeout(ctx, ackWait/10)

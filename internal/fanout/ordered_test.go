@@ -2,6 +2,7 @@ package fanout_test
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"testing"
 	"time"
@@ -154,5 +155,51 @@ func TestOrderedRestartUnderFlow(t *testing.T) {
 		b.stop()
 		b.start()
 		r.await(t, 9*100)
+	}
+}
+
+// Who is refused what he wants of an ordered endpoint has changed nothing of its consumer.
+func TestPrepareNewChangesNoConsumer(t *testing.T) {
+	t.Parallel()
+	b := setup(t, quick)
+	r := newReceiver(t, nil)
+	b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL, Ordered: true, Events: []string{"nex.insight.risk"}})
+	r.hasAll(t, b.publish("x", 2), 0)
+	if err := b.relay.PrepareNew(t.Context(), &endpoint.Endpoint{ID: "crm", URL: r.URL, Ordered: true, Events: []string{"nex.insight.other"}}); err != nil {
+		t.Fatal(err)
+	}
+	r.hasAll(t, b.publish("y", 2), 2)
+}
+
+// What was on its way when its owner skipped it does not bring it back when it arrives after all.
+func TestMarkDoesNotGoBack(t *testing.T) {
+	t.Parallel()
+	b := setup(t, quick)
+	came, release := make(chan struct{}, 10), make(chan struct{})
+	r := newReceiver(t, func(n int, _ http.ResponseWriter, _ *http.Request, _ []byte) {
+		came <- struct{}{}
+		if n == 1 {
+			<-release
+		}
+	})
+	b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL, Ordered: true})
+	b.publish("old", 5)
+	<-came
+	b.read()
+	b.enable("crm", false, "")
+	eventually(t, "its place is noted", func() bool { return b.registry.State("crm").Position > 0 })
+	b.enable("crm", true, endpoint.ModeSkip)
+	eventually(t, "it goes on", func() bool { return b.registry.State("crm").Position == 0 })
+	close(release)
+	r.await(t, 1)
+	ids := b.publish("new", 1)
+	<-came
+	r.hasAll(t, ids, 1)
+	b.stop()
+	b.loseConsumer("crm")
+	b.start()
+	r.hasAll(t, append(ids, b.publish("then", 2)...), 1)
+	if got := r.all(); slices.Contains(got, "old-3") {
+		t.Errorf("%v", got)
 	}
 }

@@ -137,8 +137,8 @@ func (f *Fanout) reconcile(ctx context.Context) {
 	heard := f.heard
 	f.heard = snapshot.Generation
 	for _, e := range snapshot.All() {
-		if e.Heard > heard && e.Since > 0 && !e.Ordered {
-			f.welcome(ctx, e)
+		if e.Heard > heard && !e.Ordered {
+			f.welcome(e)
 		}
 		var err error
 		switch {

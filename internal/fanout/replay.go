@@ -133,7 +133,7 @@ func (f *Fanout) Test(ctx context.Context, e *endpoint.Endpoint) (*Attempt, erro
 // inlineMessage is the event that a delivery brings with it.
 func inlineMessage(d *delivery) *message {
 	var e struct {
-		Source, Type, Traceparent string
+		Source, Type string
 	}
 	_ = json.Unmarshal(d.inline, &e) // it was one when it was buried
 	return &message{

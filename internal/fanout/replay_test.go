@@ -271,3 +271,24 @@ func TestTest(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// What its owner wants again waits beside what waits anyway, though they have one sequence.
+func TestRedeliveredWaitsForItself(t *testing.T) {
+	t.Parallel()
+	b := setup(t, stubborn)
+	r, heal := failing(t)
+	b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL})
+	ids := b.publish("now", 1)
+	r.await(t, 1)
+	b.read()
+	kept := []byte(`{"specversion":"1.0","id":"old-1","source":"/nex/workspaces/acme","type":"nex.insight.risk","data":{}}`)
+	if err := b.relay.Redeliver(t.Context(), "crm", 1, "old-1", kept); err != nil { // of a log that is no more
+		t.Fatal(err)
+	}
+	r.await(t, 2)
+	heal()
+	eventually(t, "both have come", func() bool {
+		got := r.all()[3:]
+		return slices.Contains(got, ids[0]) && slices.Contains(got, "old-1")
+	})
+}

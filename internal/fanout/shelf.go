@@ -176,7 +176,7 @@ func parcel(p place, list []*delivery) (*nats.Msg, []jetstream.PublishOpt, error
 	case !at.After(time.Now()):
 		msg.Subject = due
 		return msg, nil, nil
-	case len(list) == 1:
+	case len(list) == 1 && list[0].forced == "": // another may wait under its sequence because of its owner's wish
 		msg.Subject = bus.RetryWaitSubject(p.endpoint, list[0].sequence)
 		return msg, []jetstream.PublishOpt{jetstream.WithScheduleAt(at), jetstream.WithScheduleTarget(due)}, nil
 	default:
