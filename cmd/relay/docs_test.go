@@ -32,6 +32,7 @@ var (
 	}{
 		{regexp.MustCompile(`evt_[a-z2-7]{32}`), "evt_4mjtvs5rqk6xw2hq7bz3nfd6ya5cgpeu"},
 		{regexp.MustCompile(`news_[a-z2-7]{26}`), "news_4mjtvs5rqk6xw2hq7bz3nfd6ya"},
+		{regexp.MustCompile(`whev_[a-z2-7]+`), "whev_q4x7rjv2k5nwd6ym"},
 		{regexp.MustCompile(`whsec_[A-Za-z0-9+/=]+`), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"},
 		{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`), "2026-02-05T10:30:00Z"},
 		{regexp.MustCompile(`(in )\d+\.\d( ms)`), "${1}1.5${2}"},

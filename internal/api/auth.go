@@ -29,12 +29,16 @@ type Token struct {
 // caller is who makes a request.
 type caller struct {
 	name       string
+	endpoint   string // the only one that he sees, whose receiver he is; empty = he is none
 	write      bool
 	workspaces []string
 }
 
 // sees tells whether an endpoint is the caller's business: one that gets nothing but what is of his workspaces.
 func (c *caller) sees(e *endpoint.Endpoint) bool {
+	if c.endpoint != "" {
+		return e.ID == c.endpoint
+	}
 	if len(c.workspaces) == 0 {
 		return true
 	}
@@ -49,8 +53,10 @@ func (c *caller) knows(workspace string) bool {
 // may tells whether the caller may do what needs an access.
 func (c *caller) may(a access) bool {
 	switch a {
-	case reads, withoutID:
+	case withoutID, pulls:
 		return true
+	case reads:
+		return c.endpoint == ""
 	case writes:
 		return c.write
 	default:
@@ -99,7 +105,7 @@ type knownToken struct {
 
 func knownTokens(list []Token) (known []knownToken) {
 	for _, t := range list {
-		known = append(known, knownToken{sha256.Sum256([]byte(t.Secret)), caller{t.Name, t.Write, t.Workspaces}})
+		known = append(known, knownToken{sha256.Sum256([]byte(t.Secret)), caller{name: t.Name, write: t.Write, workspaces: t.Workspaces}})
 	}
 	return known
 }
@@ -111,7 +117,10 @@ func (s *server) admit(ctx huma.Context, next func(huma.Context)) {
 		next(ctx)
 		return
 	}
-	who, refused := s.identify(ctx.Host(), ctx.Header("Origin"), ctx.Header("Authorization"))
+	who, refused := s.receiver(ctx, need)
+	if who == nil {
+		who, refused = s.identify(ctx.Host(), ctx.Header("Origin"), ctx.Header("Authorization"))
+	}
 	if refused == nil && !who.may(need) {
 		refused = &Error{http.StatusForbidden, "this token may not: it is read-only"}
 		if who.write {
@@ -126,6 +135,23 @@ func (s *server) admit(ctx huma.Context, next func(huma.Context)) {
 		return
 	}
 	next(huma.WithValue(ctx, callerKey{}, who))
+}
+
+// receiver is the caller who asks for what should have come to his endpoint, with its token; nil if it is not one.
+func (s *server) receiver(ctx huma.Context, need access) (*caller, *Error) {
+	scheme, token, _ := strings.Cut(ctx.Header("Authorization"), " ")
+	if need != pulls || !strings.EqualFold(scheme, "Bearer") {
+		return nil, nil
+	}
+	registry, err := s.registry()
+	if err != nil {
+		return nil, nil
+	}
+	id := ctx.Param("id")
+	if e := registry.Snapshot().Get(id); e == nil || !e.Opens(strings.TrimSpace(token)) {
+		return nil, nil
+	}
+	return &caller{name: "the receiver of " + id, endpoint: id}, nil
 }
 
 const challenge = `Bearer realm="relay"`

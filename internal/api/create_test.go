@@ -106,10 +106,10 @@ func TestCreateWithEveryField(t *testing.T) {
 	if got.Secret != "" { // it was given, its owner has it
 		t.Error("a secret that was given is shown")
 	}
-	if got.Revision == 0 {
-		t.Error("it has no revision")
+	if got.Revision == 0 || got.EventsToken == "" {
+		t.Error("it has no revision, or no token")
 	}
-	got.CreatedAt, got.Revision = nil, 0
+	got.CreatedAt, got.Revision, got.EventsToken = nil, 0, ""
 	want := api.Endpoint{
 		ID: "crm", URL: "https://example.com/x", Description: "CRM", Events: []string{"nex.insight.risk"}, Workspaces: []string{"acme_corp"},
 		Timeout: "5s", MaxInFlight: 3, RateLimit: 10, Ordered: true, Filter: "event.data.confidence >= 0.8", Resume: "skip",

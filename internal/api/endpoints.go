@@ -174,6 +174,8 @@ func (s *server) createEndpoint(ctx context.Context, in *struct{ Body NewEndpoin
 	if err != nil {
 		return nil, err
 	}
+	token := endpoint.NewEventsToken()
+	e.EventsToken = endpoint.HashToken(token)
 	if registry.Snapshot().Get(e.ID) != nil { // before anything is prepared: what is there under this id is another's
 		return nil, endpointError(fmt.Errorf("%s: %w", e.ID, endpoint.ErrExists))
 	}
@@ -193,6 +195,7 @@ func (s *server) createEndpoint(ctx context.Context, in *struct{ Body NewEndpoin
 	if err != nil {
 		return nil, err
 	}
+	out.Body.EventsToken = token
 	if made {
 		out.Body.Secret = revealHMAC(e.Secrets)
 	}

@@ -160,6 +160,9 @@ func TestEveryOperationAsDocumented(t *testing.T) {
 	}
 	c.call("DELETE", "/api/v1/endpoints/crm/replays/"+r.ID, "")
 	c.call("DELETE", "/api/v1/endpoints/crm/replays/"+r.ID, "") // 404
+	c.call("GET", "/api/v1/endpoints/crm/events?after=0&limit=2", "")
+	c.call("GET", "/api/v1/endpoints/none/events", "")
+	c.call("POST", "/api/v1/endpoints/crm/rotate-events-token", "")
 	c.call("POST", "/api/v1/try", `{"filter":"event.data.n == 1","shape":"binary","last":10}`)
 	c.call("POST", "/api/v1/try", `{"shape":"nonsense"}`)
 	c.call("DELETE", "/api/v1/endpoints/crm", "")
@@ -217,6 +220,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"listReplays":          {"GET", "/api/v1/endpoints/{id}/replays", "", []int{401, 401, 200, 200, 200, 404, 200}},
 		"cancelReplay":         {"DELETE", "/api/v1/endpoints/{id}/replays/{replay}", "", []int{401, 401, 204, 403, 204, 404, 403}},
 		"try":                  {"POST", "/api/v1/try", `{"workspaces":["acme"]}`, []int{401, 401, 200, 200, 200, 400, 200}},
+		"pullEvents":           {"GET", "/api/v1/endpoints/{id}/events", "", []int{401, 401, 200, 200, 200, 404, 200}},
+		"rotateEventsToken":    {"POST", "/api/v1/endpoints/{id}/rotate-events-token", "", []int{401, 401, 200, 403, 200, 404, 403}},
 		"webhookKeys":          {"GET", "/.well-known/webhook-keys", "", []int{200, 200, 200, 200, 200, 200, 200}},
 	}
 	for path, item := range document(t, h).Paths.Map() {

@@ -22,6 +22,7 @@ const (
 	reads     access = iota // any token
 	writes                  // one that may change things
 	operates                // one that may change things and is not bound to workspaces
+	pulls                   // any token, or that of the endpoint
 	withoutID               // nobody is asked
 )
 

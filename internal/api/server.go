@@ -86,6 +86,7 @@ func Handler(cfg Config) http.Handler {
 	s.deadLetterOperations()
 	s.replayOperations()
 	s.tryOperations()
+	s.pullOperations()
 	mux.HandleFunc("GET /api/openapi.json", s.openAPI())
 	mux.HandleFunc("/api/", s.nothing)
 	mux.HandleFunc("GET /healthz", s.healthz)

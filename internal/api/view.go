@@ -56,6 +56,7 @@ type Endpoint struct {
 	// FilterError is how the filter last failed on an event at this replica.
 	FilterError *fanout.FilterError `json:"filter_error,omitempty" doc:"How the filter last failed on an event at this replica."`
 	Secret      string              `json:"secret,omitempty" doc:"Only in the answer to the request for which the relay made it."`
+	EventsToken string              `json:"events_token,omitempty" doc:"With which the receiver asks what should have come; only in the answer to the request for which the relay made it."`
 	Warnings    []string            `json:"warnings,omitempty"`
 }
 

@@ -135,6 +135,9 @@ type Endpoint struct {
 	SigningKey         Secret            `koanf:"signing_key"`
 	SigningKeyEnv      string            `koanf:"signing_key_env"`
 	SigningKeyFile     string            `koanf:"signing_key_file"`
+	EventsToken        Secret            `koanf:"events_token"`
+	EventsTokenEnv     string            `koanf:"events_token_env"`
+	EventsTokenFile    string            `koanf:"events_token_file"`
 	Filter             string            `koanf:"filter"`
 	RateLimit          string            `koanf:"rate_limit"` // judged by endpoint.ParseRate
 	Ordered            bool              `koanf:"ordered"`

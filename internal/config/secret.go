@@ -42,6 +42,7 @@ func (c *Config) secretRefs() []secretRef {
 		refs = append(refs,
 			secretRef{at + "secret", &e.Secret, &e.SecretEnv, &e.SecretFile},
 			secretRef{at + "previous_secret", &e.PreviousSecret, &e.PreviousSecretEnv, &e.PreviousSecretFile},
+			secretRef{at + "events_token", &e.EventsToken, &e.EventsTokenEnv, &e.EventsTokenFile},
 			secretRef{at + "signing_key", &e.SigningKey, &e.SigningKeyEnv, &e.SigningKeyFile},
 			secretRef{at + "proxy", &e.Proxy, &e.ProxyEnv, &e.ProxyFile})
 	}

@@ -234,6 +234,7 @@ func (c *Config) validateEndpoints(tokens []string, p *Problems) {
 		if !e.Secret.IsSet() && e.SecretEnv == "" && e.SecretFile == "" && !e.SigningKey.IsSet() && e.SigningKeyEnv == "" && e.SigningKeyFile == "" {
 			p.Addf(at+"secret", "is missing: give secret_env, secret_file or secret (or a signing_key)")
 		}
+		longEnough(p, at+"events_token", e.EventsToken)
 		if e.Template != "" && e.TemplateFile != "" {
 			p.Addf(at+"template", "is given twice: keep one of template, template_file")
 		}

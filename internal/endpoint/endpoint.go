@@ -35,6 +35,8 @@ type Endpoint struct {
 	Filter string
 	// Secrets sign, the first being the current one: during a rotation every attempt carries a signature of each.
 	Secrets []webhook.Secret
+	// EventsToken is the SHA-256, in hex, of the token with which its receiver asks what should have come; empty = there is none.
+	EventsToken string
 	// Retired are secrets that were replaced and sign on until a time.
 	Retired []Retired
 	Headers map[string]string

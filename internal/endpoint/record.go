@@ -30,6 +30,7 @@ type record struct {
 	Resume      Mode          `json:"resume,omitempty"`
 	Filter      string        `json:"filter,omitempty"`
 	Handshake   bool          `json:"handshake,omitempty"`
+	EventsToken string        `json:"events_token_sha256,omitempty"`
 	Shape       string        `json:"shape,omitempty"`
 	Template    string        `json:"template,omitempty"`
 	ContentType string        `json:"content_type,omitempty"`
@@ -83,7 +84,7 @@ func (s Sealer) encode(e *Endpoint) ([]byte, error) {
 		Shape: form.Kind, Template: form.Template, ContentType: form.ContentType, Gzip: form.Gzip,
 		URL: e.URL, Description: e.Description, Events: e.Events, Workspaces: e.Workspaces, Timeout: e.Timeout,
 		MaxInFlight: e.MaxInFlight, RateLimit: e.RateLimit, Ordered: e.Ordered, Resume: e.Resume,
-		Filter: e.Filter, Handshake: e.Handshake, Enabled: e.Enabled,
+		Filter: e.Filter, Handshake: e.Handshake, Enabled: e.Enabled, EventsToken: e.EventsToken,
 		CreatedAt: e.CreatedAt, Since: e.Since, Changed: e.Changed, SinceTime: e.SinceTime, Sealed: sealed,
 	})
 }
@@ -104,7 +105,7 @@ func (s Sealer) decode(id string, value []byte, revision uint64) (*Endpoint, err
 	e := &Endpoint{
 		ID: id, URL: r.URL, Description: r.Description, Events: r.Events, Workspaces: r.Workspaces, Headers: part.Headers,
 		Timeout: r.Timeout, MaxInFlight: r.MaxInFlight, RateLimit: r.RateLimit, Ordered: r.Ordered, Resume: r.Resume,
-		Filter: r.Filter, Handshake: r.Handshake, Enabled: r.Enabled, Source: SourceAPI, CreatedAt: r.CreatedAt,
+		Filter: r.Filter, Handshake: r.Handshake, Enabled: r.Enabled, EventsToken: r.EventsToken, Source: SourceAPI, CreatedAt: r.CreatedAt,
 		Since: r.Since, Changed: r.Changed, SinceTime: r.SinceTime, Revision: revision,
 	}
 	for _, text := range part.Secrets {

@@ -58,7 +58,7 @@ func full(t *testing.T, id string) (e *endpoint.Endpoint, secrets []string) {
 	e = valid(id)
 	e.Description, e.Workspaces = "all of it", []string{"acme", "beta"}
 	e.Filter, e.RateLimit, e.Ordered, e.Resume, e.Handshake, e.MaxInFlight = "event.data.confidence >= 0.8", 2.5, true, endpoint.ModeSkip, true, 7
-	e.CreatedAt = now
+	e.CreatedAt, e.EventsToken, e.Changed = now, "0123", 7
 	var err error
 	if e.Form, err = endpoint.NewForm("template", `{"text":{{json .data.content}}}`, "application/json", true); err != nil {
 		t.Fatal(err)

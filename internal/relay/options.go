@@ -138,6 +138,9 @@ func (p *plan) endpoint(c *config.Endpoint, at string, problems *config.Problems
 		}
 		e.Secrets = append(e.Secrets, secret)
 	}
+	if c.EventsToken.IsSet() {
+		e.EventsToken = endpoint.HashToken(c.EventsToken.Reveal())
+	}
 	e.Route = p.route(c, at, problems)
 	e.Form = form(c, at, problems)
 	var err error
