@@ -88,7 +88,7 @@ func (a *admin) call(ctx context.Context, method, path string, query url.Values,
 
 func (a *admin) token() (string, error) {
 	if a.TokenFile == "" {
-		return a.Token, nil
+		return strings.TrimSpace(a.Token), nil
 	}
 	if a.Token != "" {
 		return "", usageError{errors.New("--token and --token-file: one of them is enough")}
@@ -134,10 +134,12 @@ func pages[T any](ctx context.Context, a *admin, path string, query url.Values, 
 // listed prints a list: one JSON object a line, or a table with one row for each.
 func listed[T any](ctx context.Context, a *admin, out io.Writer, path string, query url.Values, limit int, head string, row func(*T) []any) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	if !a.JSON {
-		fmt.Fprintln(table, head)
-	}
+	headed := a.JSON
 	err := pages(ctx, a, path, query, limit, func(raw []json.RawMessage) error {
+		if !headed { // not before there is an answer
+			headed = true
+			fmt.Fprintln(table, head)
+		}
 		for _, text := range raw {
 			if a.JSON {
 				if _, err := fmt.Fprintf(out, "%s\n", text); err != nil {

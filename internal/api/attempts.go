@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/endpoint"
@@ -108,9 +109,19 @@ func (s *server) attempts(ctx context.Context, id string, in *WhichAttempts) (*a
 	return collect(ctx, b, q, in.Paging, in.Event != "" || len(who.workspaces) > 0, func(m bus.Stored) (Attempt, bool) {
 		a, ok := readAttempt(m)
 		// An endpoint of this name may have been another's.
-		ok = ok && (who.knows(a.Workspace) || a.Workspace == event.NoWorkspace)
+		ok = ok && (who.knows(a.Workspace) || a.Workspace == event.NoWorkspace && s.hisSince(a.Endpoint, a.At))
 		return a, ok && (in.Event == "" || sameID(a.EventID, in.Event))
 	})
+}
+
+// hisSince tells whether an endpoint was there at a time, and not another with its id.
+func (s *server) hisSince(id string, at time.Time) bool {
+	registry, err := s.registry()
+	if err != nil {
+		return false
+	}
+	e := registry.Snapshot().Get(id)
+	return e != nil && !at.Before(e.CreatedAt)
 }
 
 func known(o webhook.Outcome) bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/hex"
 	"net"
 	"net/http"
 	"net/netip"
@@ -29,6 +30,7 @@ type Token struct {
 // caller is who makes a request.
 type caller struct {
 	name       string
+	token      string // a hash of it: names may be given twice, or to another later
 	endpoint   string // the only one that he sees, whose receiver he is; empty = he is none
 	write      bool
 	workspaces []string
@@ -105,7 +107,8 @@ type knownToken struct {
 
 func knownTokens(list []Token) (known []knownToken) {
 	for _, t := range list {
-		known = append(known, knownToken{sha256.Sum256([]byte(t.Secret)), caller{name: t.Name, write: t.Write, workspaces: t.Workspaces}})
+		sum := sha256.Sum256([]byte(t.Secret))
+		known = append(known, knownToken{sum, caller{name: t.Name, token: hex.EncodeToString(sum[:]), write: t.Write, workspaces: t.Workspaces}})
 	}
 	return known
 }

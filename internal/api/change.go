@@ -145,8 +145,12 @@ func (s *server) merge(who *caller, e *endpoint.Endpoint, in *ChangeEndpoint) er
 	if len(in.Headers) > 0 {
 		e.Headers = maps.Clone(e.Headers)
 		for name, value := range in.Headers {
+			for known := range e.Headers { // in whatever case it was given
+				if strings.EqualFold(known, name) {
+					delete(e.Headers, known)
+				}
+			}
 			if value == nil {
-				delete(e.Headers, name)
 				continue
 			}
 			if e.Headers == nil {

@@ -54,6 +54,7 @@ func TestChange(t *testing.T) {
 		{`{"headers":{"X-A":null,"X-C":"3"}}`, func(e *endpoint.Endpoint) bool {
 			return len(e.Headers) == 2 && e.Headers["X-B"] == "2" && e.Headers["X-C"] == "3"
 		}},
+		{`{"headers":{"x-c":"4","X-b":null}}`, func(e *endpoint.Endpoint) bool { return len(e.Headers) == 1 && e.Headers["x-c"] == "4" }},
 		{`{"timeout":"","events":[],"rate_limit":"60/m"}`, func(e *endpoint.Endpoint) bool { return e.Timeout == 0 && len(e.Events) == 0 && e.RateLimit == 1 }},
 		{`{"rate_limit":0,"ordered":true,"filter":"event.type == \"x\"","resume":"skip","handshake":true,"max_in_flight":7}`, func(e *endpoint.Endpoint) bool {
 			return e.RateLimit == 0 && e.Ordered && e.Filter != "" && e.Resume == endpoint.ModeSkip && e.Handshake && e.MaxInFlight == 7
@@ -96,6 +97,8 @@ func TestChange(t *testing.T) {
 		{"crm", "*", `{"ordered":true,"resume":"newest-first"}`, 400, "resume: "},
 		{"crm", "*", `{"client_cert":"x"}`, 400, "client_cert: "},
 		{"crm", "*", ``, 400, "body"},
+		{"crm", "*", `{"description":"x"}}}garbage`, 400, "body"},
+		{"crm", "*", `{"shape":"nonsense"}`, 400, "slack"},
 	} {
 		before := registry.Snapshot().Get("crm")
 		code, text, _ := patch(h, tt.id, tt.match, tt.body)

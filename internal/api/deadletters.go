@@ -185,7 +185,7 @@ func (s *server) again(ctx context.Context, id string, sequence uint64, eventID 
 	if f == nil {
 		return errStarting
 	}
-	if err := s.ofCaller(ctx, sequence, kept); err != nil {
+	if err := s.mayHave(ctx, id, sequence, kept); err != nil {
 		return err
 	}
 	err := f.Redeliver(ctx, id, sequence, eventID, kept)
@@ -195,10 +195,15 @@ func (s *server) again(ctx context.Context, id string, sequence uint64, eventID 
 	return err
 }
 
-// ofCaller refuses an event that is not the caller's business.
-func (s *server) ofCaller(ctx context.Context, sequence uint64, kept []byte) error {
+// mayHave refuses an event that is not the caller's business, or of a workspace that is not the endpoint's: its id may have been
+// another's.
+func (s *server) mayHave(ctx context.Context, id string, sequence uint64, kept []byte) error {
+	_, e, err := s.endpointOf(ctx, id)
+	if err != nil {
+		return err
+	}
 	who := callerOf(ctx)
-	if len(who.workspaces) == 0 {
+	if len(who.workspaces) == 0 && len(e.Workspaces) == 0 {
 		return nil
 	}
 	b, err := s.bus()
@@ -219,6 +224,9 @@ func (s *server) ofCaller(ctx context.Context, sequence uint64, kept []byte) err
 	}
 	if !who.knows(workspace) {
 		return &Error{http.StatusNotFound, fmt.Sprintf("%d: the log does not hold this event, or no more", sequence)}
+	}
+	if len(e.Workspaces) > 0 && workspace != "" && !slices.Contains(e.Workspaces, workspace) {
+		return &Error{http.StatusConflict, fmt.Sprintf("%d: is of a workspace that %s gets nothing of", sequence, id)}
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
@@ -59,7 +58,7 @@ func (s *server) endpointOperations() {
 	}, s.getEndpoint)
 	add(s, operation{
 		method: "PATCH", path: "/api/v1/endpoints/{id}", id: "changeEndpoint", summary: "Change an endpoint", access: writes,
-		about: "A JSON merge patch (RFC 7396): what is left out stays. `If-Match` names the revision that the change is meant for, so that two " +
+		about: "A JSON merge patch (RFC 7396): what is left out stays, and so does what is null, but for headers. `If-Match` names the revision that the change is meant for, so that two " +
 			"who change one endpoint at the same time do not overwrite each other; `*` is whichever there is.",
 		errors: []int{http.StatusNotFound, http.StatusConflict, http.StatusPreconditionFailed, http.StatusPreconditionRequired},
 	}, s.changeEndpoint)
@@ -170,12 +169,15 @@ func (s *server) createEndpoint(ctx context.Context, in *struct{ Body NewEndpoin
 	if err != nil {
 		return nil, err
 	}
-	e, made, err := s.build(callerOf(ctx), in.Body)
+	e, made, err := s.build(ctx, in.Body)
 	if err != nil {
 		return nil, err
 	}
 	token := endpoint.NewEventsToken()
 	e.EventsToken = endpoint.HashToken(token)
+	if in.Body.ID == "" && registry.Snapshot().Get(e.ID) != nil {
+		return nil, &Error{http.StatusConflict, fmt.Sprintf("%s was made by a request with this Idempotency-Key whose answer got lost: rotate its secret to have one", e.ID)}
+	}
 	if registry.Snapshot().Get(e.ID) != nil { // before anything is prepared: what is there under this id is another's
 		return nil, endpointError(fmt.Errorf("%s: %w", e.ID, endpoint.ErrExists))
 	}
@@ -203,7 +205,7 @@ func (s *server) createEndpoint(ctx context.Context, in *struct{ Body NewEndpoin
 }
 
 // build turns a request into a valid endpoint. made tells that its secret is the relay's.
-func (s *server) build(who *caller, in NewEndpoint) (e *endpoint.Endpoint, made bool, err error) {
+func (s *server) build(ctx context.Context, in NewEndpoint) (e *endpoint.Endpoint, made bool, err error) {
 	e = &endpoint.Endpoint{
 		ID: in.ID, URL: in.URL, Description: in.Description, Events: in.Events, MaxInFlight: in.MaxInFlight, Headers: in.Headers,
 		RateLimit: float64(in.RateLimit), Ordered: in.Ordered, Filter: in.Filter, Resume: in.Resume, Handshake: in.Handshake,
@@ -211,12 +213,13 @@ func (s *server) build(who *caller, in NewEndpoint) (e *endpoint.Endpoint, made 
 	}
 	var problems []string
 	if e.ID == "" {
-		e.ID = "ep_" + strings.ToLower(rand.Text())
+		id, _ := newID(ctx)
+		e.ID = "ep_" + id
 	}
 	if e.Timeout, err = duration(in.Timeout); err != nil {
 		problems = append(problems, "timeout: "+err.Error())
 	}
-	e.Workspaces, problems = s.workspacesOf(who, in.Workspaces, problems)
+	e.Workspaces, problems = s.workspacesOf(callerOf(ctx), in.Workspaces, problems)
 	if e.Secrets, made, err = secrets(in.Secret, in.SigningKey, in.Signatures); err != nil {
 		problems = append(problems, strings.Split(err.Error(), "\n")...)
 	}

@@ -3,7 +3,9 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
+	"encoding/base32"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -44,7 +46,7 @@ func (s *server) once(next http.Handler) http.Handler {
 			return
 		}
 		who, refused := s.identify(r.Host, r.Header.Get("Origin"), r.Header.Get("Authorization"))
-		if refused != nil { // and told so
+		if refused != nil || !who.write && r.URL.Path != "/api/v1/try" { // and told so
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -54,7 +56,8 @@ func (s *server) once(next http.Handler) http.Handler {
 			return
 		}
 		r.Body = io.NopCloser(bytes.NewReader(body))
-		c := &claim{server: s, name: hash(who.name, key), request: hash(r.Method, r.URL.RequestURI(), string(body))}
+		r = r.WithContext(context.WithValue(r.Context(), seedKey{}, hash(who.token, key)))
+		c := &claim{server: s, name: hash(who.token, key), request: hash(r.Method, r.URL.RequestURI(), string(body))}
 		if err := c.take(r.Context(), len(key)); err != nil {
 			s.refuse(w, err)
 			return
@@ -123,7 +126,7 @@ func (c *claim) take(ctx context.Context, length int) error {
 	if kv == nil {
 		return &Error{http.StatusServiceUnavailable, "the relay is starting and has not reached NATS yet: try again, see /readyz"}
 	}
-	ctx, cancel := context.WithTimeout(ctx, keyTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keyTime) // a claim is made whole, or freed
 	defer cancel()
 	fresh, err := json.Marshal(kept{Request: c.request, At: time.Now().UTC()})
 	if err != nil {
@@ -188,6 +191,19 @@ func (c *claim) settle(ctx context.Context, answer *recorded) {
 	if err != nil {
 		c.server.log.Warn("an answer could not be kept for those who ask again with its Idempotency-Key", "error", err)
 	}
+}
+
+// seedKey is where the context of a request with an Idempotency-Key has what its ids are made of.
+type seedKey struct{}
+
+// newID makes an id: the same for a request that is carried out again, because its relay died before it had answered.
+func newID(ctx context.Context) (id string, again bool) {
+	seed, ok := ctx.Value(seedKey{}).(string)
+	if !ok {
+		return strings.ToLower(rand.Text()), false
+	}
+	sum := sha256.Sum256([]byte("id of " + seed))
+	return strings.ToLower(base32.StdEncoding.EncodeToString(sum[:])[:26]), true
 }
 
 // requests is where requests are remembered; nil while the relay is starting.

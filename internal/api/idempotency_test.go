@@ -1,10 +1,13 @@
 package api_test
 
 import (
+	"encoding/json"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nex-crm/relay/internal/api"
 	"github.com/nex-crm/relay/internal/bus/bustest"
@@ -93,5 +96,56 @@ func TestAskedAtOneTime(t *testing.T) {
 	all.Wait()
 	if n := made(registry); n != 1 {
 		t.Errorf("%d endpoints", n)
+	}
+}
+
+// Whose relay died before it had answered, and asks again, has not made a second endpoint.
+func TestAskedAgainAfterACrash(t *testing.T) {
+	t.Parallel()
+	log := bustest.New(t)
+	h, registry := open(t, log, nil)
+	post := func() (int, string) {
+		w := do(h, "POST", "/api/v1/endpoints", `{"url":"https://example.com/x"}`, "Authorization", "Bearer "+token, "Idempotency-Key", "k")
+		return w.Code, w.Body.String()
+	}
+	post()
+	keys, err := log.Requests().Keys(t.Context())
+	if err != nil || len(keys) != 1 {
+		t.Fatal(keys, err)
+	}
+	entry, err := log.Requests().Get(t.Context(), keys[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var claim map[string]any
+	if err := json.Unmarshal(entry.Value(), &claim); err != nil {
+		t.Fatal(err)
+	}
+	delete(claim, "status") // as it was before there was an answer, long ago
+	claim["at"] = time.Now().Add(-time.Hour)
+	if _, err := log.Requests().Put(t.Context(), keys[0], []byte(asJSON(t, claim))); err != nil {
+		t.Fatal(err)
+	}
+	if code, text := post(); code != http.StatusConflict || !strings.Contains(text, "rotate its secret") {
+		t.Errorf("%d %s", code, text)
+	}
+	if n := made(registry); n != 1 {
+		t.Errorf("%d endpoints", n)
+	}
+}
+
+// A key is its token's, whatever that is called, and repeats nothing to a token that may not ask for it.
+func TestKeysAreOfTheirToken(t *testing.T) {
+	t.Parallel()
+	h, registry := setup(t, func(c *api.Config) {
+		c.Tokens = append(c.Tokens, api.Token{Name: "admin", Secret: "named-like-another", Write: true, Workspaces: []string{"acme_corp"}}, api.Token{Name: "admin", Secret: "only-reads-000000"})
+	})
+	var answers []string
+	for _, secret := range []string{token, "named-like-another", "only-reads-000000"} {
+		w := do(h, "POST", "/api/v1/endpoints", `{"url":"https://example.com/x"}`, "Authorization", "Bearer "+secret, "Idempotency-Key", "k")
+		answers = append(answers, w.Header().Get("Idempotency-Replayed")+http.StatusText(w.Code))
+	}
+	if !slices.Equal(answers, []string{"Created", "Created", "Forbidden"}) || made(registry) != 2 {
+		t.Errorf("%v, %d endpoints", answers, made(registry))
 	}
 }

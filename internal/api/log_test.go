@@ -44,11 +44,11 @@ func publish(t *testing.T, log *bus.Bus, workspace, id, eventType string) {
 
 func record(t *testing.T, log *bus.Bus, id string, sequence uint64, eventID string, outcome webhook.Outcome) {
 	t.Helper()
-	workspace := "acme"
+	workspace := event.NoWorkspace
 	if m, err := log.Get(t.Context(), sequence); err == nil {
 		workspace, _, _ = event.SplitSubject(m.Subject)
 	}
-	text := asJSON(t, fanout.Attempt{EventID: eventID, Sequence: sequence, Endpoint: id, Workspace: workspace, Attempt: 1, At: time.Now().UTC(), Outcome: outcome, Status: 500, Verdict: fanout.Retry})
+	text := asJSON(t, fanout.Attempt{EventID: eventID, Sequence: sequence, Endpoint: id, Workspace: workspace, Attempt: 1, At: time.Now().Add(-time.Minute).UTC(), Outcome: outcome, Status: 500, Verdict: fanout.Retry})
 	if _, err := log.JetStream().Publish(t.Context(), bus.AttemptSubject(id, string(outcome)), []byte(text)); err != nil {
 		t.Fatal(err)
 	}
@@ -245,6 +245,19 @@ func TestFormerOwnersEvents(t *testing.T) {
 		}
 	}
 	if w := do(h, "POST", "/api/v1/dead-letters/retry", `{"all":true}`, as...); !strings.Contains(w.Body.String(), `"done":0`) {
+		t.Errorf("%s", w.Body)
+	}
+	record(t, log, "crm", 0, "news_1", webhook.ServerError) // a test that its former owner has sent
+	if w := do(h, "GET", "/api/v1/endpoints/crm/attempts", "", as...); !strings.Contains(w.Body.String(), `"data":[]`) {
+		t.Errorf("%s", w.Body)
+	}
+	// Nor does who may everything have it delivered to the new one by mistake.
+	for _, path := range []string{"/api/v1/endpoints/crm/attempts/1/retry", "/api/v1/dead-letters/1/retry"} {
+		if w := authorized(h, "POST", path, ""); w.Code != http.StatusConflict || !strings.Contains(w.Body.String(), "workspace") {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
+	}
+	if w := authorized(h, "POST", "/api/v1/dead-letters/retry", `{"endpoint":"crm"}`); !strings.Contains(w.Body.String(), `"done":0,"skipped":3`) {
 		t.Errorf("%s", w.Body)
 	}
 	if registry.Snapshot().Get("crm") == nil {

@@ -164,7 +164,7 @@ func unmarshal(data []byte, into any) error {
 	case err != nil:
 		return &Error{http.StatusBadRequest, "body: " + strings.TrimPrefix(err.Error(), "json: ")}
 	}
-	if dec.More() {
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return &Error{http.StatusBadRequest, "body: more than one JSON value"}
 	}
 	return nil

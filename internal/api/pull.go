@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
 
@@ -45,7 +46,8 @@ type Pulled struct {
 type PulledEvent struct {
 	Sequence uint64            `json:"sequence"`
 	Headers  map[string]string `json:"headers" doc:"Those of the webhook: webhook-id, webhook-timestamp, webhook-signature and what its shape sets. Verify them with body."`
-	Body     string            `json:"body" doc:"The webhook's body, as it is signed, never compressed."`
+	Body     string            `json:"body" doc:"The webhook's body, as it is signed, never compressed. Empty where it is no text: see body_base64."`
+	Base64   []byte            `json:"body_base64,omitempty" doc:"A body that is not valid UTF-8."`
 }
 
 // pullMost bounds the events that one answer looks through, and pullBytes what it holds.
@@ -107,6 +109,9 @@ func pulled(e *endpoint.Endpoint, m *bus.Stored, now time.Time) (one PulledEvent
 	webhook.SetHeaders(h, webhook.MessageID(id), now, body.Data, e.Signing(now)...)
 	h.Set("Content-Type", body.ContentType)
 	one = PulledEvent{Sequence: m.Sequence, Headers: map[string]string{}, Body: string(body.Data)}
+	if !utf8.Valid(body.Data) {
+		one.Body, one.Base64 = "", body.Data
+	}
 	for key := range h {
 		one.Headers[strings.ToLower(key)] = h.Get(key)
 	}

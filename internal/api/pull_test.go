@@ -121,3 +121,17 @@ func TestEventsToken(t *testing.T) {
 		t.Error("the old token holds, or the new one does not")
 	}
 }
+
+// What is no text is given as it is signed.
+func TestPulledBodyThatIsNoText(t *testing.T) {
+	t.Parallel()
+	h, _, log := withFanout(t, nil)
+	made := answer(t, authorized(h, "POST", "/api/v1/endpoints",
+		`{"id":"crm","url":"https://example.com","shape":"template","content_type":"text/plain","template":"{{\"\\xff\"}}x"}`), http.StatusCreated)
+	publish(t, log, "acme", "e-1", "nex.insight.risk")
+	var page api.Pulled
+	decodeInto(t, do(h, "GET", "/api/v1/endpoints/crm/events", "", "Authorization", "Bearer "+made.EventsToken), &page)
+	if len(page.Data) != 1 || page.Data[0].Body != "" || string(page.Data[0].Base64) != "\xffx" {
+		t.Errorf("%+v", page)
+	}
+}

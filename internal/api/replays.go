@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
@@ -76,7 +75,14 @@ func (s *server) replay(ctx context.Context, in *replay) (*answer[Replay], error
 	if f == nil {
 		return nil, errStarting
 	}
-	r := endpoint.Replay{ID: strings.ToLower(rand.Text()[:12]), At: time.Now().UTC(), Events: in.Body.Events, Filter: in.Body.Filter}
+	id, repeated := newID(ctx)
+	id = id[:12]
+	for _, one := range replays(registry, in.ID) {
+		if repeated && one.ID == id { // its relay died before it had answered
+			return &answer[Replay]{one}, nil
+		}
+	}
+	r := endpoint.Replay{ID: id, At: time.Now().UTC(), Events: in.Body.Events, Filter: in.Body.Filter}
 	if err := checkSelection(&r); err != nil {
 		return nil, err
 	}

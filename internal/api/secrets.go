@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nex-crm/relay/internal/endpoint"
@@ -139,7 +140,7 @@ func (s *server) rotateSecret(ctx context.Context, req *rotateSecret) (*oneEndpo
 		}
 		fresh, generated, err := secrets(in.Secret, in.SigningKey, kinds)
 		if err != nil {
-			return false, &Error{http.StatusBadRequest, err.Error()}
+			return false, badRequest("%s", strings.ReplaceAll(err.Error(), "\n", "; "))
 		}
 		if made = ""; generated {
 			made = revealHMAC(fresh)

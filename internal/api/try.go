@@ -20,7 +20,7 @@ type Trial struct {
 	Template    string   `json:"template,omitempty"`
 	ContentType string   `json:"content_type,omitempty"`
 	Last        int      `json:"last,omitempty" minimum:"1" maximum:"10000" doc:"On how many of the newest events of these types and workspaces; 1000 is the default."`
-	Samples     int      `json:"samples,omitempty" minimum:"0" maximum:"20" doc:"How many webhooks to show as they would be; 3 is the default."`
+	Samples     int      `json:"samples,omitempty" minimum:"1" maximum:"20" doc:"How many webhooks to show as they would be; 3 is the default."`
 }
 
 // TrialResult is what an endpoint with these settings would have had.

@@ -276,6 +276,8 @@ func (c *Config) validateTokens(workspaces []string, p *Problems) {
 	for i := range c.Tokens {
 		t, at := &c.Tokens[i], fmt.Sprintf("tokens[%d].", i)
 		switch first, twice := names[t.Name]; {
+		case t.Name == "admin":
+			p.Addf(at+"name", "admin is http.admin_token: choose another name")
 		case t.Name == "":
 			p.Addf(at+"name", "is missing: the log names by it who changes an endpoint")
 		case twice:

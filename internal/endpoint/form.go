@@ -3,6 +3,7 @@ package endpoint
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/nex-crm/relay/internal/shape"
@@ -38,6 +39,9 @@ func NewForm(kind, template, contentType string, gzip bool) (*Form, error) {
 			return nil, &FieldError{"template", fmt.Sprintf("shape %s brings its own: use shape: template for yours", kind)}
 		}
 		spec.Kind, spec.Template = shape.Template, source
+	}
+	if !slices.Contains(Forms(), kind) && kind != "" {
+		return nil, &FieldError{"shape", fmt.Sprintf("%q is none; there are %s", kind, strings.Join(Forms(), ", "))}
 	}
 	compiled, err := shape.Parse(spec)
 	if err != nil {
