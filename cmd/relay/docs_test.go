@@ -149,9 +149,11 @@ func (w *cliWorld) run(command string) string {
 		close(w.mended)
 		return ""
 	case "# three insights come":
-		emit(w.t, w.sim, 3)
-		w.await("deliveries", 6) // to two endpoints
-		w.await("dead", 3)
+		for range 3 { // one after the other: which one dies first is to be the same each time
+			emit(w.t, w.sim, 1)
+			w.await("deliveries", 2) // to two endpoints
+			w.await("dead", 1)
+		}
 		return ""
 	}
 	command = strings.ReplaceAll(command, "127.0.0.1:9000", w.receiver)

@@ -179,10 +179,13 @@ func TestRedeliver(t *testing.T) {
 	fails.hasAll(t, ids, 2)
 	eventually(t, "its place is noted", func() bool { return b.registry.State("paused").Position > 0 })
 	b.enable("paused", true, endpoint.ModeNewestFirst)
-	r.await(t, 2)
-	if got := sorted(r.all()); !slices.Equal(got, []string{ids[0], ids[0], ids[1], ids[1]}) {
-		t.Errorf("%v", got)
-	}
+	eventually(t, "both have come to the one that was paused, too", func() bool { // what is put into another order may come twice
+		n := map[string]int{}
+		for _, id := range r.all() {
+			n[id]++
+		}
+		return n[ids[0]] >= 2 && n[ids[1]] >= 2
+	})
 	letters, err := b.bus.JetStream().Stream(t.Context(), bus.StreamDead)
 	if err != nil || letters.CachedInfo().State.Msgs != 0 {
 		t.Errorf("%d dead letters, %v", letters.CachedInfo().State.Msgs, err)
