@@ -9,7 +9,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/nex-crm/relay/internal/endpoint"
-	"github.com/nex-crm/relay/internal/webhook"
 )
 
 const (
@@ -138,8 +137,6 @@ func (l *lane) disabled() {
 	l.disabling, l.disabledAt = false, time.Now()
 	signal(l.room)
 }
-
-func burst(perSecond float64) int { return max(1, int(perSecond/burstShare)) }
 
 func (l *lane) idle() bool {
 	l.mu.Lock()
@@ -297,84 +294,6 @@ func (l *lane) isDisabling() bool {
 	return l.disabling
 }
 
-// known tells whether there was an attempt, and whether the last one went well.
-func (l *lane) known() (tried, proven bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.tried, l.proven
-}
-
-// nextTurn is how long it is until the rate limit allows an attempt.
-func (l *lane) nextTurn() time.Duration {
-	l.mu.Lock()
-	limiter := l.limiter
-	l.mu.Unlock()
-	if limiter == nil {
-		return 0
-	}
-	now := time.Now()
-	turn := limiter.ReserveN(now, 1)
-	defer turn.CancelAt(now)
-	return turn.DelayFrom(now)
-}
-
-// takeTurn waits until the rate limit allows an attempt. It answers false if the relay stops meanwhile, or the endpoint is to
-// get nothing any more.
-func (l *lane) takeTurn() bool {
-	for {
-		l.mu.Lock()
-		limiter, changed := l.limiter, l.relimited
-		if limiter == nil {
-			l.mu.Unlock()
-			return true
-		}
-		l.limited++
-		l.mu.Unlock()
-		turn := limiter.Reserve()
-		waited := l.await(turn.Delay(), changed)
-		if !waited {
-			turn.Cancel()
-		}
-		l.mu.Lock()
-		l.limited--
-		l.mu.Unlock()
-		signal(l.room)
-		if l.fanout.runCtx.Err() != nil || !l.fanout.active(l.endpoint) {
-			return false
-		}
-		if waited {
-			return true
-		}
-	}
-}
-
-// await waits for a turn. It answers false if the limit changes meanwhile, the relay stops, or the endpoint is to get nothing
-// any more.
-func (l *lane) await(delay time.Duration, changed <-chan struct{}) bool {
-	if delay == 0 {
-		return true
-	}
-	timer := time.NewTimer(delay)
-	defer timer.Stop()
-	for {
-		endpoints := l.fanout.cfg.Endpoints.Changes()
-		e := l.fanout.cfg.Endpoints.Snapshot().Get(l.endpoint)
-		if e == nil || !e.Active() {
-			return false
-		}
-		l.fanout.lane(e) // takes its limits over
-		select {
-		case <-timer.C:
-			return true
-		case <-changed:
-			return false
-		case <-endpoints:
-		case <-l.fanout.runCtx.Done():
-			return false
-		}
-	}
-}
-
 // next counts a finished attempt of a delivery of some weight and answers the next delivery, nil if there is none.
 func (l *lane) next(weight int, reread bool) *delivery {
 	l.mu.Lock()
@@ -402,64 +321,6 @@ func (l *lane) next(weight int, reread bool) *delivery {
 	l.queue = l.queue[1:]
 	l.fanout.queued.Release(1)
 	return d
-}
-
-// change is what an attempt told about its endpoint.
-type change struct {
-	opened, closed bool        // the circuit
-	since          time.Time   // when it began to fail
-	putOff         time.Time   // since when it has done nothing but put off
-	evicted        []*delivery // what waited in the lane and must wait elsewhere now
-}
-
-// learn takes what an attempt tells about the endpoint.
-func (l *lane) learn(result webhook.Result, decision Decision, start, now time.Time, run int) (c change) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if decision.Pause && decision.At.After(l.pausedUntil) {
-		l.pausedUntil = decision.At
-	}
-	l.slow = now.Sub(start) >= slowAttempt
-	l.tried = true
-	l.proven = result.Outcome == webhook.Delivered && !l.slow
-	switch {
-	case result.Outcome == webhook.Canceled:
-	case result.Outcome == webhook.Delivered:
-		l.putOffSince = time.Time{}
-		if c.closed = l.circuit.succeeded(); c.closed {
-			l.window = 1 // and from there on twice as many with each round
-		} else if l.window < l.maxInFlight {
-			l.window++
-		}
-	case result.Outcome == webhook.Throttled: // it works, and says that it is too much
-		if l.putOffSince.IsZero() {
-			l.putOffSince = start
-		}
-		c.putOff = l.putOffSince
-		l.slowDown(now)
-	default:
-		if overloaded(result) || decision.Pause {
-			l.slowDown(now)
-		}
-		c.opened = l.circuit.failed(start, now, run)
-		c.since = l.circuit.since
-	}
-	if l.circuit.open || now.Before(l.pausedUntil) {
-		c.evicted = l.take()
-	}
-	return c
-}
-
-// overloaded tells whether a failure says that there are too many attempts at once.
-func overloaded(result webhook.Result) bool {
-	return result.Overloaded || result.Outcome == webhook.Timeout
-}
-
-// slowDown halves the attempts at once; mu is held.
-func (l *lane) slowDown(now time.Time) {
-	if now.Sub(l.cutAt) >= cutEvery {
-		l.window, l.cutAt = max(1, l.window/2), now
-	}
 }
 
 // stuck takes the queue away if the lane is paused, stands still, or has nobody left to empty it.
