@@ -82,7 +82,7 @@ func (s *server) registry() (*endpoint.Registry, error) {
 	if r := s.cfg.Endpoints(); r != nil {
 		return r, nil
 	}
-	return nil, &Error{http.StatusServiceUnavailable, "the relay is starting and has not reached NATS yet: try again, see /readyz"}
+	return nil, errStarting
 }
 
 // endpointOf is the endpoint of a request. One that is not the caller's business does not exist for him.

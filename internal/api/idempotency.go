@@ -124,7 +124,7 @@ func (c *claim) take(ctx context.Context, length int) error {
 	}
 	kv := c.server.requests()
 	if kv == nil {
-		return &Error{http.StatusServiceUnavailable, "the relay is starting and has not reached NATS yet: try again, see /readyz"}
+		return errStarting
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keyTime) // a claim is made whole, or freed
 	defer cancel()

@@ -34,7 +34,7 @@ func (s *server) bus() (*bus.Bus, error) {
 
 var errStarting = &Error{http.StatusServiceUnavailable, "the relay is starting and has not reached NATS yet: try again, see /readyz"}
 
-// period is a part of time that a list is about.
+// Period is a part of time that a list is about.
 type Period struct {
 	From time.Time `query:"from" doc:"Not older than this (RFC 3339)."`
 	To   time.Time `query:"to" doc:"Older than this (RFC 3339)."`

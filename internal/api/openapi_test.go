@@ -47,7 +47,7 @@ func TestTheDocumentIsValid(t *testing.T) {
 	ids := map[string]bool{}
 	for path, item := range doc.Paths.Map() {
 		for method, op := range item.Operations() {
-			if op.OperationID == "" || op.Summary == "" || ids[op.OperationID] {
+			if op.OperationID == "" || op.Summary == "" || ids[op.OperationID] || len(op.Tags) != 1 || op.Tags[0] == "" {
 				t.Errorf("%s %s: id %q, summary %q", method, path, op.OperationID, op.Summary)
 			}
 			ids[op.OperationID] = true

@@ -105,8 +105,8 @@ func add[I, O any](s *server, o operation, handle func(context.Context, *I) (*O,
 
 // tag is what an operation stands under in the document.
 func tag(path string) string {
-	parts := strings.Split(strings.TrimPrefix(path, "/api/v1/"), "/")
-	return strings.TrimPrefix(parts[0], "/.well-known")
+	resource, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(path, "/api/v1/"), "/.well-known/"), "/")
+	return resource
 }
 
 const accessKey = "access"

@@ -63,7 +63,7 @@ func (s *server) pullEvents(ctx context.Context, in *pullEvents) (*answer[Pulled
 		return nil, err
 	}
 	out := Pulled{Data: []PulledEvent{}, Last: max(in.After, e.Since)}
-	q := bus.Query{Stream: bus.StreamNex, Subjects: subjects(e), After: out.Last, Oldest: true}
+	q := bus.Query{Stream: bus.StreamNex, Subjects: e.Subjects(), After: out.Last, Oldest: true}
 	now, read, size := time.Now(), 0, 0
 	err = b.Walk(ctx, q, func(m bus.Stored) (bool, error) {
 		if len(out.Data) == in.Limit || read == pullMost || size > pullBytes {

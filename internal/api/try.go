@@ -74,7 +74,7 @@ func (s *server) try(ctx context.Context, in *struct{ Body Trial }) (*answer[Tri
 		return nil, badRequest("last: 1 to %d, and samples: 1 to %d", tryMost, samplesMost)
 	}
 	out := TrialResult{Samples: []Sample{}}
-	q := bus.Query{Stream: bus.StreamNex, Subjects: subjects(e)}
+	q := bus.Query{Stream: bus.StreamNex, Subjects: e.Subjects()}
 	err = b.Walk(ctx, q, func(m bus.Stored) (bool, error) {
 		out.Read++
 		out.add(e, &m, samples)
@@ -103,23 +103,6 @@ func (s *server) tried(who *caller, in *Trial) (*endpoint.Endpoint, error) {
 		return nil, badRequest("%s", strings.Join(problems, "; "))
 	}
 	return e, nil
-}
-
-// subjects are where the events stand that an endpoint asks for by type and workspace.
-func subjects(e *endpoint.Endpoint) (list []string) {
-	patterns, workspaces := e.Events, e.Workspaces
-	if len(patterns) == 0 {
-		patterns = []string{endpoint.DefaultEvents}
-	}
-	if len(workspaces) == 0 {
-		workspaces = []string{"*"}
-	}
-	for _, w := range workspaces {
-		for _, p := range patterns {
-			list = append(list, event.PatternSubject(w, p))
-		}
-	}
-	return list
 }
 
 // add counts one event.

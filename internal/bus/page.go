@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -181,6 +182,7 @@ func (b *Bus) part(ctx context.Context, r *reach, q Query) (p Page, err error) {
 		}
 		switch {
 		case errors.Is(err, ErrBehind) && i < behindTries:
+		case errors.Is(err, nats.ErrNoResponders) && i < behindTries: // the consumer's replica does not lead it yet
 		case errors.Is(err, errIncomplete) && i == 0:
 		default:
 			return p, err

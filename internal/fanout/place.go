@@ -344,28 +344,16 @@ func (f *Fanout) tell(eventType, id string, data any) {
 }
 
 // filterSubjects are the subjects of the log on which the events for an endpoint stand, and perhaps others.
-func filterSubjects(e *endpoint.Endpoint) []string {
-	patterns, workspaces := e.Events, e.Workspaces
-	if len(patterns) == 0 {
-		patterns = []string{endpoint.DefaultEvents}
-	}
-	if len(workspaces) == 0 {
-		workspaces = []string{"*"}
-	}
-	if len(patterns)*len(workspaces) > maxFilters {
+func filterSubjects(e *endpoint.Endpoint) (out []string) {
+	all := e.Subjects()
+	if len(all) > maxFilters {
 		return []string{"nex.>"}
 	}
-	var out []string
-	for _, w := range workspaces {
-		for _, p := range patterns {
-			subject := event.PatternSubject(w, p)
-			for _, other := range out {
-				if server.SubjectsCollide(subject, other) {
-					return []string{"nex.>"} // a consumer's filters must not overlap
-				}
-			}
-			out = append(out, subject)
+	for _, subject := range all {
+		if slices.ContainsFunc(out, func(other string) bool { return server.SubjectsCollide(subject, other) }) {
+			return []string{"nex.>"} // a consumer's filters must not overlap
 		}
+		out = append(out, subject)
 	}
 	return out
 }
