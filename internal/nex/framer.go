@@ -114,8 +114,9 @@ func (f *framer) add(b []byte) {
 		return
 	}
 	f.skip = true
-	kept := f.event[:min(len(f.event), cutSize)]
-	f.event = append(bytes.Clone(kept), b[:min(len(b), cutSize-len(kept))]...)
+	keep := min(cutSize, f.max) // the same however the bytes are cut
+	kept := f.event[:min(len(f.event), keep)]
+	f.event = append(bytes.Clone(kept), b[:keep-len(kept)]...)
 }
 
 // endLine ends the current line; ok if it was the blank one that ends an event.

@@ -160,6 +160,21 @@ func TestFramerTooLargeBeforeItsData(t *testing.T) {
 	}
 }
 
+func TestFramerTooLargeHoweverItIsCut(t *testing.T) {
+	t.Parallel()
+	in := "data: " + strings.Repeat("x", 90) + "\ndata: y\n: a comment over the limit\ndata: z\n\n"
+	want := readAll(t, strings.NewReader(in), 100)
+	if f := want.Frames; len(f) != 1 || !f[0].TooLarge || len(f[0].Data) > 100 {
+		t.Fatalf("%+v", want)
+	}
+	for n := 1; n < len(in); n++ {
+		parts := chunks(slices.Collect(slices.Chunk([]byte(in), n)))
+		if got := readAll(t, &parts, 100); !reflect.DeepEqual(got, want) {
+			t.Fatalf("cut by %d:\ngot  %+v\nwant %+v", n, got, want)
+		}
+	}
+}
+
 // One large event, one endless comment and one endless line must not cost memory for as long as the stream lives.
 func TestFramerMemory(t *testing.T) {
 	t.Parallel()
