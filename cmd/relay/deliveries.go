@@ -14,6 +14,7 @@ import (
 // deliveriesCmd is what was attempted, and how to have it delivered again.
 type deliveriesCmd struct {
 	List    deliveriesList    `cmd:"" default:"withargs" help:"List attempts, the newest first."`
+	Show    deliveriesShow    `cmd:"" help:"Show an attempt: what was sent, and what was answered."`
 	Retry   deliveriesRetry   `cmd:"" help:"Deliver the event of an attempt again."`
 	Replay  deliveriesReplay  `cmd:"" help:"Let an endpoint get a part of the log again, or for the first time."`
 	Replays deliveriesReplays `cmd:"" help:"How an endpoint's replays are."`

@@ -242,8 +242,13 @@ type Result struct {
 	Control Control
 	// Duration is from the start to the end of the answer.
 	Duration time.Duration
-	// Body is the beginning of the answer, as far as the sender keeps it. Foreign bytes: they may be no text.
+	// Body is the beginning of the answer, as far as the sender keeps it. Foreign bytes: they may be no text. What it quotes of the
+	// endpoint's own headers is redacted.
 	Body []byte
+	// Sent is what is to be recorded of the request, nil if none could be made. Whether it was sent tells the outcome.
+	Sent *Sent
+	// Header is what is to be recorded of the answer's header, by names in lower case and without what is secret.
+	Header map[string]string
 	// Err says why no whole answer came; nil if one did, whatever its status. It names the operation and the class of the
 	// fault and never holds a URL, a header or bytes of the answer. Only a [*RefusedError] can be found in it.
 	Err error
