@@ -18,7 +18,7 @@ func TestWhatIsRecordedIsWhatWasSent(t *testing.T) {
 		arrived <- r.Header
 		w.Header().Set("X-Request-Id", "r-1")
 		w.Header().Set("Set-Cookie", "s="+secret)
-		w.Header().Set("X-Echo", r.Header.Get("Authorization"))
+		w.Header().Set("X-Echo", r.Header.Get("X-Tenant"))
 		w.WriteHeader(http.StatusBadRequest)
 		_, _ = w.Write([]byte("you sent " + r.Header.Get("Authorization") + " and " + r.Header.Get("X-Tenant")))
 	})
