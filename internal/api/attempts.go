@@ -62,7 +62,7 @@ type WhichAttempts struct {
 
 type listAttempts struct {
 	WhichAttempts
-	Endpoint string `query:"endpoint" maxLength:"64" doc:"Only those of this endpoint."`
+	Endpoint string `query:"endpoint" maxLength:"64" doc:"Only those of this endpoint, which may have been deleted since."`
 }
 
 func (s *server) listAttempts(ctx context.Context, in *listAttempts) (*answer[list[Attempt]], error) {
@@ -105,6 +105,9 @@ func (s *server) attempts(ctx context.Context, id string, in *WhichAttempts) (*a
 		}
 		return list
 	})
+	if err == nil && id != "" {
+		err = s.mustBeKnown(ctx, b, id, bus.StreamAttempts, "attempts", bus.AttemptSubject(id, "*"))
+	}
 	if err != nil || !any {
 		return page[Attempt](nil, ""), err
 	}

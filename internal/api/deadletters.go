@@ -74,7 +74,7 @@ type listDeadLetters struct {
 }
 
 // letterQuery is which dead letters are meant; ok is false where there are none for the caller.
-func (s *server) letterQuery(ctx context.Context, id string, class webhook.Class, from, to time.Time) (q bus.Query, ok bool, err error) {
+func (s *server) letterQuery(ctx context.Context, b *bus.Bus, id string, class webhook.Class, from, to time.Time) (q bus.Query, ok bool, err error) {
 	if id != "" && !endpoint.IDForm.MatchString(id) {
 		return q, false, badRequest("endpoint: %q is no id of an endpoint", id)
 	}
@@ -82,6 +82,9 @@ func (s *server) letterQuery(ctx context.Context, id string, class webhook.Class
 		return q, false, badRequest("class: %q is none; there are %v", class, webhook.Classes())
 	}
 	subjects, ok, err := s.subjectsOf(ctx, id, func(id string) []string { return bus.DeadSubjects(id, string(class)) })
+	if err == nil && id != "" {
+		err = s.mustBeKnown(ctx, b, id, bus.StreamDead, "dead letters", bus.DeadSubjects(id, "")...)
+	}
 	return bus.Query{Stream: bus.StreamDead, Subjects: subjects, From: from, To: to}, ok, err
 }
 
@@ -90,7 +93,7 @@ func (s *server) listDeadLetters(ctx context.Context, in *listDeadLetters) (*ans
 	if err != nil {
 		return nil, err
 	}
-	q, ok, err := s.letterQuery(ctx, in.Endpoint, in.Class, in.From, in.To)
+	q, ok, err := s.letterQuery(ctx, b, in.Endpoint, in.Class, in.From, in.To)
 	if err != nil || !ok {
 		return page[DeadLetter](nil, ""), err
 	}
@@ -262,7 +265,7 @@ func (s *server) letters(ctx context.Context, which *Which, do func(*bus.Bus, *D
 	var from, to time.Time
 	set(&from, which.From)
 	set(&to, which.To)
-	q, ok, err := s.letterQuery(ctx, which.Endpoint, which.Class, from, to)
+	q, ok, err := s.letterQuery(ctx, b, which.Endpoint, which.Class, from, to)
 	if err != nil {
 		return nil, err
 	}

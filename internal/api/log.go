@@ -226,3 +226,20 @@ func (s *server) subjectsOf(ctx context.Context, id string, of func(id string) [
 	}
 	return slices.Compact(subjects), len(subjects) > 0, nil
 }
+
+// mustBeKnown refuses an endpoint that there is not: an empty list would hide that its id is misspelt. One that has been deleted is
+// known for as long as a stream holds something of it, which subjects name; what that is, what says.
+func (s *server) mustBeKnown(ctx context.Context, b *bus.Bus, id, stream, what string, subjects ...string) error {
+	registry, err := s.registry()
+	if err != nil || registry.Snapshot().Get(id) != nil {
+		return err
+	}
+	found, err := b.Page(ctx, bus.Query{Stream: stream, Subjects: subjects, Limit: 1})
+	if err != nil {
+		return logError(err)
+	}
+	if len(found.Messages) == 0 {
+		return &Error{http.StatusNotFound, fmt.Sprintf("%s: no such endpoint, and no %s of a former one are kept", id, what)}
+	}
+	return nil
+}

@@ -88,7 +88,7 @@ func Handler(cfg Config) http.Handler {
 	s.tryOperations()
 	s.pullOperations()
 	mux.HandleFunc("GET /api/openapi.json", s.openAPI())
-	mux.HandleFunc("/api/", s.nothing)
+	mux.HandleFunc("/api/", s.nothing(mux))
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(cfg.Gatherer, promhttp.HandlerOpts{}))
