@@ -275,11 +275,12 @@ func (w *whichLetters) many(ctx context.Context, a *admin, e env, what, done str
 		for _, reason := range bulk.Reasons {
 			fmt.Fprintln(e.stderr, "skipped", reason)
 		}
-		if !bulk.More || bulk.Done == 0 {
+		if !bulk.More {
 			fmt.Fprintf(e.stdout, "%s %s, %d skipped\n", plural(total, "dead letter"), done, skipped)
 			return nil
 		}
 		fmt.Fprintf(e.stdout, "%d so far\n", total)
+		body["after"] = bulk.Last
 		if w.Until.IsZero() {
 			body["to"] = began // not those that have died again meanwhile
 		}
