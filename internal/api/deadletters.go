@@ -86,7 +86,12 @@ func (s *server) letterQuery(ctx context.Context, b *bus.Bus, id string, class w
 	if class != "" && !slices.Contains(webhook.Classes(), class) {
 		return q, false, badRequest("class: %q is none; there are %v", class, webhook.Classes())
 	}
-	subjects, ok, err := s.subjectsOf(ctx, id, func(id string) []string { return bus.DeadSubjects(id, string(class)) })
+	subjects, ok, err := s.subjectsOf(ctx, id, func(id string) []string {
+		if id == "*" && class == "" {
+			return nil // all that the stream has, and NATS need not compare
+		}
+		return bus.DeadSubjects(id, string(class))
+	})
 	if err == nil && id != "" {
 		err = s.mustBeKnown(ctx, b, id, bus.StreamDead, "dead letters", bus.DeadSubjects(id, "")...)
 	}
@@ -104,6 +109,9 @@ func (s *server) listDeadLetters(ctx context.Context, in *listDeadLetters) (*ans
 	}
 	who := callerOf(ctx)
 	return collect(ctx, b, q, in.Paging, in.Event != "" || len(who.workspaces) > 0, func(m bus.Stored) (DeadLetter, bool) {
+		if !s.his(who, &m) {
+			return DeadLetter{}, false
+		}
 		d, ok := readDeadLetter(m)
 		ok = ok && who.knows(d.Workspace) // an endpoint of this name may have been another's
 		return d, ok && (in.Event == "" || sameID(d.EventID, in.Event))
@@ -291,8 +299,8 @@ func (s *server) letters(ctx context.Context, which *Which, do func(*bus.Bus, *D
 			out.Body.More = true
 			return false, nil
 		}
-		d, readable := readDeadLetter(m)
-		if readable && callerOf(ctx).knows(d.Workspace) {
+		who := callerOf(ctx)
+		if d, readable := readDeadLetter(m); readable && s.his(who, &m) && who.knows(d.Workspace) {
 			if err := out.Body.count(&d, do(b, &d)); err != nil {
 				return false, err
 			}
