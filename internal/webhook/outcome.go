@@ -73,6 +73,9 @@ func Classes() []Class {
 	}
 }
 
+// Ours tells whether the fault is on our side, the operator's configuration included, and not the receiver's.
+func (c Class) Ours() bool { return c == ClassRefused || c == ClassRelay }
+
 // Class is the class of an outcome with a status, 0 if no answer came. No outcome at all is that of a delivery that was given up
 // without an attempt: ours. [Delivered] is no fault and has none.
 func (o Outcome) Class(status int) Class {
