@@ -109,7 +109,7 @@ func bulks(t *testing.T, h http.Handler, what, which string) (done []int, skippe
 // More dead letters than one request takes are all delivered, each once, by asking again.
 func TestBulkRetryOfMany(t *testing.T) {
 	t.Parallel()
-	h, registry, log, f := overFanout(t, nil)
+	h, registry, log, f := overFanout(t, func(c *api.Config) { c.BulkTime = time.Hour })
 	registry.SetConfig(nil)
 	const n = 5100
 	receiver := newCounts(t)
