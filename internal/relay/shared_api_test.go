@@ -251,21 +251,23 @@ func TestReplicasShareTheAPI(t *testing.T) {
 	}
 }
 
-// slowly is how many events with a content a filter is asked about for eight seconds, on this machine.
+// slowly is how many events with a content a filter is asked about for eight seconds at least: as many as it is when nothing else
+// keeps this machine busy, since that may pass.
 func slowly(t *testing.T, filter, content string) int {
 	t.Helper()
 	e := &endpoint.Endpoint{ID: "crm", URL: "https://example.com", Secrets: []webhook.Secret{webhook.GenerateSecret()}, Filter: filter}
 	if err := e.Validate(endpoint.Limits{}); err != nil {
 		t.Fatal(err)
 	}
-	const tries = 10
-	began := time.Now()
-	for range tries {
+	fastest := time.Hour
+	for range 50 {
+		began := time.Now()
 		if ok, err := e.WantsContent(endpoint.NewView("acme", []byte(`{"specversion":"1.0","data":{"content":"`+content+`"}}`))); !ok || err != nil {
 			t.Fatalf("%v %v", ok, err)
 		}
+		fastest = min(fastest, time.Since(began))
 	}
-	return min(max(int(8*time.Second*tries/time.Since(began)), 200), 10_000)
+	return min(int(8*time.Second/fastest)+1, 10_000)
 }
 
 // A replay whose relay is killed in the middle goes on: when that is started again, and at another replica. Nothing is missing.
@@ -339,7 +341,7 @@ func TestReplayOutlivesItsRelay(t *testing.T) {
 	}
 	second := c.replica().Addr()
 	began := time.Now()
-	for deadline := time.Now().Add(4 * patience); running(second).State != "done"; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(6 * patience); running(second).State != "done"; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) { // it waits for 15 s until it takes the dead one for dead
 			t.Fatalf("the other replica has not ended it: %+v", running(second))
 		}
