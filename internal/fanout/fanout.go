@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -220,6 +221,7 @@ func (f *Fanout) Run(ctx context.Context) error {
 	helpers.Go(func() { f.every(background, working, f.held.inProgress) })
 	helpers.Go(func() { f.records.run(background) })
 	helpers.Go(func() { f.keepShelf(background) })
+	helpers.Go(func() { f.answerWork(background) })
 
 	<-ctx.Done()
 	f.mu.Lock()
@@ -369,20 +371,27 @@ func (f *Fanout) handleEvent(ctx context.Context, m jetstream.Msg) {
 	if len(to.unasked) > 0 {
 		f.judge.keep(ev, to.view)
 	}
-	h := f.hold(ctx, m, len(ev.data), len(to.active)+len(to.asleep))
+	shares := make([]share, len(to.active)+len(to.asleep))
+	for i, e := range slices.Concat(to.active, to.asleep) {
+		shares[i].endpoint, shares[i].sequence = e.ID, ev.sequence
+	}
+	h := f.hold(ctx, m, len(ev.data), shares)
 	if h == nil {
 		return
 	}
-	for _, e := range to.active {
-		d := &delivery{endpoint: e.ID, sequence: ev.sequence, id: ev.id, attempt: 1, event: ev, unasked: to.unasked[e.ID], held: h}
+	first := func(e *endpoint.Endpoint, i int) *delivery {
+		return &delivery{endpoint: e.ID, sequence: ev.sequence, id: ev.id, attempt: 1, event: ev, unasked: to.unasked[e.ID], held: h, share: &shares[i]}
+	}
+	for i, e := range to.active {
+		d := first(e, i)
 		if delay := f.cfg.Policy.Schedule[0]; delay > 0 {
 			f.park(d, time.Now().Add(delay))
 			continue
 		}
 		f.hand(ctx, e, d, true)
 	}
-	for _, e := range to.asleep {
-		f.asleep(e, &delivery{endpoint: e.ID, sequence: ev.sequence, id: ev.id, attempt: 1, event: ev, unasked: to.unasked[e.ID], held: h})
+	for i, e := range to.asleep {
+		f.asleep(e, first(e, len(to.active)+i))
 	}
 }
 
@@ -401,11 +410,7 @@ func (f *Fanout) lane(e *endpoint.Endpoint) *lane {
 		l = newLane(f, e.ID)
 		f.lanes[e.ID] = l
 	}
-	replicas := 1
-	if f.cfg.Replicas != nil {
-		replicas = max(1, f.cfg.Replicas())
-	}
-	l.setLimits(e.URL, orDefault(e.MaxInFlight, f.cfg.MaxInFlight), perSecond(e, f.cfg.Origin)/float64(replicas))
+	l.setLimits(e.URL, orDefault(e.MaxInFlight, f.cfg.MaxInFlight), perSecond(e, f.cfg.Origin)/float64(f.replicas()))
 	return l
 }
 

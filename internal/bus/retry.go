@@ -1,0 +1,168 @@
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// ReadRetry hands over everything that waits for an endpoint in RELAY_RETRY, subject by subject in the order in which it was
+// stored, and answers the sequence of the last message that was there.
+func (b *Bus) ReadRetry(ctx context.Context, endpoint string, do func(data []byte) error) (last uint64, err error) {
+	end, err := b.retryEnd(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, subject := range RetrySubjects(endpoint) {
+		err := b.direct(ctx, StreamRetry, subject, 1, end, func(m Stored) error {
+			last = max(last, m.Sequence)
+			return do(m.Data)
+		})
+		if err != nil {
+			return 0, err
+		}
+	}
+	return last, nil
+}
+
+// ReadSomeRetry is [Bus.ReadRetry] for one message at each of some places that lie evenly over what waits: the first is always
+// among them.
+func (b *Bus) ReadSomeRetry(ctx context.Context, endpoint string, places int, do func(data []byte) error) error {
+	end, err := b.retryEnd(ctx)
+	if err != nil {
+		return err
+	}
+	for _, subject := range RetrySubjects(endpoint) {
+		from, step := uint64(1), uint64(1)
+		for i := range places {
+			m, err := b.askLeader(ctx, StreamRetry, map[string]any{"seq": from, "next_by_subj": subject})
+			if errors.Is(err, ErrNotInLog) || err == nil && m.Sequence > end {
+				break
+			}
+			if err != nil {
+				return err
+			}
+			if err := do(m.Data); err != nil {
+				return err
+			}
+			if i == 0 {
+				step = max(1, (end+1-m.Sequence)/uint64(places))
+			}
+			from = m.Sequence + step
+		}
+	}
+	return nil
+}
+
+func (b *Bus) retryEnd(ctx context.Context) (uint64, error) {
+	s, err := b.js.Stream(ctx, StreamRetry)
+	if err != nil {
+		return 0, err
+	}
+	return s.CachedInfo().State.LastSeq, nil
+}
+
+// directBatch and directBytes are how much is asked for at a time.
+const directBatch, directBytes = 1024, 4 << 20
+
+// direct hands over the messages of a stream on a subject from one sequence to another, both inclusive, without a consumer: a work
+// queue has no two for one subject. Any replica answers.
+func (b *Bus) direct(ctx context.Context, stream, subject string, from, to uint64, do func(Stored) error) error {
+	inbox := b.nc.NewInbox()
+	sub, err := b.nc.SubscribeSync(inbox)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	for from <= to {
+		request, err := json.Marshal(map[string]any{"seq": from, "batch": directBatch, "max_bytes": directBytes, "next_by_subj": subject})
+		if err != nil {
+			return err
+		}
+		if err := b.nc.PublishRequest(jetstream.DefaultAPIPrefix+"DIRECT.GET."+stream, inbox, request); err != nil {
+			return fmt.Errorf("read %s: %w", subject, err)
+		}
+		last, more, err := b.batch(ctx, sub, to, do)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", subject, err)
+		}
+		if !more {
+			return nil
+		}
+		from = last + 1
+	}
+	return nil
+}
+
+// batch hands over the answer to one request of direct, and tells where it ended and whether there is more.
+func (b *Bus) batch(ctx context.Context, sub *nats.Subscription, to uint64, do func(Stored) error) (last uint64, more bool, err error) {
+	for {
+		waiting, cancel := context.WithTimeout(ctx, ackTimeout)
+		m, err := sub.NextMsgWithContext(waiting)
+		cancel()
+		if err != nil {
+			return 0, false, err
+		}
+		switch status := m.Header.Get("Status"); status {
+		case "":
+		case "404":
+			return last, false, nil
+		case "204": // the end of the batch
+			pending, err := strconv.ParseUint(m.Header.Get("Nats-Num-Pending"), 10, 64)
+			return last, pending > 0 && last > 0 && last < to, err
+		case "503":
+			return last, false, nats.ErrNoResponders
+		default:
+			return last, false, fmt.Errorf("status %s: %s", status, m.Header.Get("Description"))
+		}
+		one, err := storedDirect(m)
+		if err != nil {
+			return last, false, err
+		}
+		last = one.Sequence
+		if last > to {
+			continue // to the end of the batch
+		}
+		if err := do(one); err != nil {
+			return last, false, err
+		}
+	}
+}
+
+// storedDirect is a message of a stream as a direct get answers it.
+func storedDirect(m *nats.Msg) (Stored, error) {
+	sequence, err := strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64)
+	if err != nil {
+		return Stored{}, fmt.Errorf("no sequence in an answer: %w", err)
+	}
+	at, err := time.Parse(time.RFC3339Nano, m.Header.Get("Nats-Time-Stamp"))
+	if err != nil {
+		return Stored{}, fmt.Errorf("no time in an answer: %w", err)
+	}
+	return Stored{Sequence: sequence, Time: at, Subject: m.Header.Get(jetstream.SubjectHeader), Header: m.Header, Data: m.Data}, nil
+}
+
+// PurgeRetry removes everything that waits for an endpoint in RELAY_RETRY, as far as it was stored before a sequence of that
+// stream; 0 = all of it.
+func (b *Bus) PurgeRetry(ctx context.Context, endpoint string, before uint64) error {
+	s, err := b.js.Stream(ctx, StreamRetry)
+	if err != nil {
+		return fmt.Errorf("remove what waits for %s: %w", endpoint, err)
+	}
+	for _, subject := range RetrySubjects(endpoint) {
+		opts := []jetstream.StreamPurgeOpt{jetstream.WithPurgeSubject(subject)}
+		if before > 0 {
+			opts = append(opts, jetstream.WithPurgeSequence(before))
+		}
+		if err := s.Purge(ctx, opts...); err != nil {
+			return fmt.Errorf("remove what waits for %s: %w", endpoint, err)
+		}
+	}
+	return nil
+}
