@@ -15,7 +15,7 @@ import (
 // ReadRetry hands over everything that waits for an endpoint in RELAY_RETRY, subject by subject in the order in which it was
 // stored, and answers the sequence of the last message that was there.
 func (b *Bus) ReadRetry(ctx context.Context, endpoint string, do func(data []byte) error) (last uint64, err error) {
-	end, err := b.retryEnd(ctx)
+	end, err := b.RetryEnd(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -31,41 +31,38 @@ func (b *Bus) ReadRetry(ctx context.Context, endpoint string, do func(data []byt
 	return last, nil
 }
 
-// ReadSomeRetry is [Bus.ReadRetry] for one message at each of some places that lie evenly over what waits: the first is always
-// among them.
-func (b *Bus) ReadSomeRetry(ctx context.Context, endpoint string, places int, do func(data []byte) error) error {
-	end, err := b.retryEnd(ctx)
-	if err != nil {
-		return err
-	}
-	for _, subject := range RetrySubjects(endpoint) {
-		from, step := uint64(1), uint64(1)
-		for i := range places {
-			m, err := b.askLeader(ctx, StreamRetry, map[string]any{"seq": from, "next_by_subj": subject})
-			if errors.Is(err, ErrNotInLog) || err == nil && m.Sequence > end {
-				break
-			}
-			if err != nil {
-				return err
-			}
-			if err := do(m.Data); err != nil {
-				return err
-			}
-			if i == 0 {
-				step = max(1, (end+1-m.Sequence)/uint64(places))
-			}
-			from = m.Sequence + step
+// ReadSomeRetry hands over some of the messages that wait for an endpoint in RELAY_RETRY: one at each of some places that lie evenly
+// over those up to a sequence, the one that was stored first among them.
+func (b *Bus) ReadSomeRetry(ctx context.Context, endpoint string, end uint64, places int, do func(data []byte) error) error {
+	for from, step := uint64(1), uint64(0); from <= end; {
+		m, err := b.askLeader(ctx, StreamRetry, map[string]any{"seq": from, "next_by_subj": "relay.retry.*." + endpoint + ".>"})
+		if errors.Is(err, ErrNotInLog) {
+			return nil
 		}
+		if err != nil {
+			return fmt.Errorf("what waits for %s: %w", endpoint, err)
+		}
+		if err := do(m.Data); err != nil {
+			return err
+		}
+		if step == 0 {
+			step = max(1, (end-min(end, m.Sequence))/uint64(places))
+		}
+		from = m.Sequence + step
 	}
 	return nil
 }
 
-func (b *Bus) retryEnd(ctx context.Context) (uint64, error) {
+// RetryEnd is the sequence of the newest message of RELAY_RETRY, 0 if nothing waits there.
+func (b *Bus) RetryEnd(ctx context.Context) (uint64, error) {
 	s, err := b.js.Stream(ctx, StreamRetry)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("what waits: %w", err)
 	}
-	return s.CachedInfo().State.LastSeq, nil
+	if state := s.CachedInfo().State; state.Msgs > 0 {
+		return state.LastSeq, nil
+	}
+	return 0, nil
 }
 
 // directBatch and directBytes are how much is asked for at a time.

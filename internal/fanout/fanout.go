@@ -43,6 +43,9 @@ type Config struct {
 	MaxInFlight int
 	// DisableAfter is how long an endpoint may only fail before it is disabled; 0 = for ever.
 	DisableAfter time.Duration
+	// LossWarning is how long before the log loses what an endpoint is still to get its owner is told, but no earlier than a quarter
+	// of the time for which the log keeps events; 0 = not at all.
+	LossWarning time.Duration
 	// Origin names the relay in the validation handshake, as a DNS name.
 	Origin string
 	// Replicas is how many relays share the rate limits; nil = this one alone.
@@ -55,6 +58,7 @@ type Config struct {
 
 	maxHeld   int64         // maxHeldBytes, or less in a test
 	lookAgain time.Duration // orderedLook, or less in a test
+	noLookout bool          // a test looks out itself
 }
 
 const (
@@ -117,6 +121,7 @@ type Fanout struct {
 	reread                     *reread
 	judge                      *judge
 	crowd                      crowd
+	lookout                    lookout
 	shelf                      *shelf
 	name                       string // of this process, among those that work on spans
 	began                      time.Time
@@ -180,6 +185,7 @@ func New(cfg Config) (*Fanout, error) {
 		catching:   map[string]bool{},
 		shelf:      newShelf(),
 		reread:     newReread(),
+		lookout:    lookout{least: never},
 		judge:      newJudge(max(1, runtime.GOMAXPROCS(0)/2)),
 		name:       rand.Text()[:12],
 		began:      time.Now(),
@@ -216,6 +222,9 @@ func (f *Fanout) Run(ctx context.Context) error {
 	loops.Go(func() { f.every(ctx, sweepEvery, f.Sweep) })
 	loops.Go(func() { f.keepPlaces(ctx) })
 	loops.Go(func() { f.follow(ctx) })
+	if !f.cfg.noLookout {
+		loops.Go(func() { f.lookOut(ctx) })
+	}
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	var helpers sync.WaitGroup
 	helpers.Go(func() { f.every(background, working, f.held.inProgress) })
