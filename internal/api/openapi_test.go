@@ -220,6 +220,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"listReplays":          {"GET", "/api/v1/endpoints/{id}/replays", "", []int{401, 401, 200, 200, 200, 404, 200}},
 		"cancelReplay":         {"DELETE", "/api/v1/endpoints/{id}/replays/{replay}", "", []int{401, 401, 204, 403, 204, 404, 403}},
 		"try":                  {"POST", "/api/v1/try", `{"workspaces":["acme"]}`, []int{401, 401, 200, 200, 200, 400, 200}},
+		"undelivered":          {"GET", "/api/v1/endpoints/{id}/undelivered", "", []int{401, 401, 200, 200, 200, 404, 200}},
 		"pullEvents":           {"GET", "/api/v1/endpoints/{id}/events", "", []int{401, 401, 200, 200, 200, 404, 200}},
 		"rotateEventsToken":    {"POST", "/api/v1/endpoints/{id}/rotate-events-token", "", []int{401, 401, 200, 403, 200, 404, 403}},
 		"webhookKeys":          {"GET", "/.well-known/webhook-keys", "", []int{200, 200, 200, 200, 200, 200, 200}},

@@ -85,6 +85,7 @@ func Handler(cfg Config) http.Handler {
 	s.attemptOperations()
 	s.deadLetterOperations()
 	s.replayOperations()
+	s.undeliveredOperations()
 	s.tryOperations()
 	s.pullOperations()
 	mux.HandleFunc("GET /api/openapi.json", s.openAPI())

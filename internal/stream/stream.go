@@ -63,6 +63,7 @@ type stream struct {
 	// life is run's context. What was read is published whatever becomes of the connection it came over.
 	life      context.Context
 	gap       gap
+	erasures  erasures
 	nexID     string // Nex's id of the workspace, of its last greeting
 	warned    string // what was said of it
 	lastQuote string // the last malformed event that was logged; of the reader
