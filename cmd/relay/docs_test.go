@@ -173,7 +173,7 @@ func (w *cliWorld) run(command string) string {
 	if n := againPattern.FindStringSubmatch(out); n != nil {
 		more, _ := strconv.Atoi(n[1])
 		w.await("deliveries", more)
-	} else if strings.HasPrefix(command, "relay deliveries retry") || strings.HasPrefix(command, "relay endpoints test") {
+	} else if strings.HasPrefix(command, "relay deliveries retry") || strings.HasPrefix(command, "relay endpoints test") || command == "relay dead retry 1" {
 		w.await("deliveries", 1)
 	}
 	return text

@@ -86,6 +86,7 @@ func Handler(cfg Config) http.Handler {
 	s.deadLetterOperations()
 	s.replayOperations()
 	s.undeliveredOperations()
+	s.eraseOperations()
 	s.tryOperations()
 	s.pullOperations()
 	mux.HandleFunc("GET /api/openapi.json", s.openAPI())

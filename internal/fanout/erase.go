@@ -16,33 +16,40 @@ import (
 	"github.com/nex-crm/relay/internal/event"
 )
 
-// Erasure is what Erase removes, or would.
+// Erasure says what is to be removed from everything that the relay stores.
 type Erasure struct {
+	Workspace string // its token
+	Subject   string // of the events; empty = all of the workspace
+	DryRun    bool   // only count
+	Overwrite bool   // see [bus.Bus.Erase]
+}
+
+// Erased is what was removed.
+type Erased struct {
 	Events, Attempts, Retries, DeadLetters uint64
 }
 
 // erasing is one run over everything that may hold something of a workspace, or of one of its subjects.
 type erasing struct {
-	fanout             *Fanout
-	workspace, subject string // subject empty = all
-	dry                bool
-	events             []uint64  // of the log, in order
-	until              time.Time // when the last of them was emitted, or now
-	ends               map[string]uint64
-	done               Erasure
+	Erasure
+	fanout *Fanout
+	events []uint64  // of the log, in order
+	until  time.Time // when the last of them was emitted, or now
+	ends   map[string]uint64
+	done   Erased
 }
 
 // eraseRest is how long every replica's source may still publish what it had judged before it could know of an erasure.
 const eraseRest = 2 * time.Second
 
-// Erase removes from everything that the relay stores what is of a workspace, or of one of its subjects: the events in the log, what
-// waits of them, their attempts and dead letters. dry only counts. What Nex repeats of it later is not taken again. It reads all that is
-// stored, and may be called again where it was interrupted: the error says that, and what was removed until then is counted.
-func (f *Fanout) Erase(ctx context.Context, workspace, subject string, dry bool) (Erasure, error) {
-	r := &erasing{fanout: f, workspace: workspace, subject: subject, dry: dry, ends: map[string]uint64{}}
+// Erase removes what is of a workspace, or of one of its subjects: the events in the log, what waits of them, their attempts and dead
+// letters. What Nex repeats of it later is not taken again. It reads all that is stored, and may be called again where it was
+// interrupted; what was removed until then is counted.
+func (f *Fanout) Erase(ctx context.Context, what Erasure) (Erased, error) {
+	r := &erasing{Erasure: what, fanout: f, ends: map[string]uint64{}}
 	err := r.run(ctx)
 	if err != nil {
-		err = fmt.Errorf("erase %s: %w", workspace, err)
+		err = fmt.Errorf("erase %s: %w", what.Workspace, err)
 	}
 	return r.done, err
 }
@@ -53,8 +60,8 @@ func (r *erasing) run(ctx context.Context) error {
 	if err := r.findEvents(ctx); err != nil {
 		return err
 	}
-	if !r.dry {
-		if err := b.NoteErasure(ctx, r.workspace, r.subject, r.until); err != nil {
+	if !r.DryRun {
+		if err := b.NoteErasure(ctx, r.Workspace, r.Subject, r.until); err != nil {
 			return err
 		}
 		select {
@@ -69,11 +76,11 @@ func (r *erasing) run(ctx context.Context) error {
 			return err
 		}
 	}
-	if r.dry {
+	if r.DryRun {
 		r.done.Events = uint64(len(r.events))
 		return nil
 	}
-	n, err := b.Erase(ctx, bus.StreamNex, r.events)
+	n, err := b.Erase(ctx, bus.StreamNex, r.events, r.Overwrite)
 	r.done.Events += n
 	if err != nil {
 		return err
@@ -89,14 +96,14 @@ func (r *erasing) run(ctx context.Context) error {
 
 // findEvents finds the events in the log. What could not be read as an insight is among those of a workspace.
 func (r *erasing) findEvents(ctx context.Context) error {
-	subjects := []string{event.Subject(r.workspace, event.InsightPrefix+">")}
-	if r.subject == "" {
-		subjects = append(subjects, event.Subject(r.workspace, event.Malformed))
+	subjects := []string{event.Subject(r.Workspace, event.InsightPrefix+">")}
+	if r.Subject == "" {
+		subjects = append(subjects, event.Subject(r.Workspace, event.Malformed))
 	}
-	q := bus.Query{Stream: bus.StreamNex, Subjects: subjects, Oldest: true, Heads: r.subject == ""}
+	q := bus.Query{Stream: bus.StreamNex, Subjects: subjects, Oldest: true, Heads: r.Subject == ""}
 	return r.fanout.cfg.Bus.Walk(ctx, q, func(m bus.Stored) (bool, error) {
-		if r.subject != "" {
-			if _, subject := eventTarget(m); subject != r.subject {
+		if r.Subject != "" {
+			if _, subject := eventTarget(m); subject != r.Subject {
 				return true, nil
 			}
 		}
@@ -117,7 +124,7 @@ func (r *erasing) isOne(sequence uint64) bool {
 // holds tells whether an event is one to be erased by what it says itself.
 func (r *erasing) holds(data []byte) bool {
 	var e struct{ Source, Subject string }
-	return json.Unmarshal(data, &e) == nil && event.SourceWorkspace(e.Source) == r.workspace && (r.subject == "" || e.Subject == r.subject)
+	return json.Unmarshal(data, &e) == nil && event.SourceWorkspace(e.Source) == r.Workspace && (r.Subject == "" || e.Subject == r.Subject)
 }
 
 // walk hands over what a stream took since it was walked last, and removes those that do names, in batches.
@@ -127,8 +134,8 @@ func (r *erasing) walk(ctx context.Context, stream, subject string, count *uint6
 	flush := func() error {
 		n := uint64(len(list))
 		var err error
-		if !r.dry {
-			n, err = b.Erase(ctx, stream, list)
+		if !r.DryRun {
+			n, err = b.Erase(ctx, stream, list, r.Overwrite)
 		}
 		*count += n
 		list = list[:0]
@@ -159,7 +166,7 @@ func (r *erasing) attempts(ctx context.Context) error {
 		if json.Unmarshal(m.Data, &a) != nil {
 			return false // nothing of ours
 		}
-		return a.Workspace == r.workspace && (r.subject == "" || r.isOne(a.Sequence))
+		return a.Workspace == r.Workspace && (r.Subject == "" || r.isOne(a.Sequence))
 	})
 }
 
@@ -169,7 +176,7 @@ func (r *erasing) deadLetters(ctx context.Context) error {
 		if json.Unmarshal(m.Data, &d) != nil {
 			return false
 		}
-		return r.isOne(d.Sequence) && (d.Workspace == "" || d.Workspace == r.workspace) || r.holds(d.Event)
+		return r.isOne(d.Sequence) && (d.Workspace == "" || d.Workspace == r.Workspace) || r.holds(d.Event)
 	})
 }
 
@@ -199,7 +206,7 @@ func (r *erasing) retry(ctx context.Context, m bus.Stored) error {
 	if len(stay) == len(refs) {
 		return nil
 	}
-	if r.dry {
+	if r.DryRun {
 		r.done.Retries += uint64(len(refs) - len(stay))
 		return nil
 	}
@@ -208,7 +215,7 @@ func (r *erasing) retry(ctx context.Context, m bus.Stored) error {
 			return err
 		}
 	}
-	n, err := r.fanout.cfg.Bus.Erase(ctx, bus.StreamRetry, []uint64{m.Sequence})
+	n, err := r.fanout.cfg.Bus.Erase(ctx, bus.StreamRetry, []uint64{m.Sequence}, r.Overwrite)
 	if n > 0 {
 		r.done.Retries += uint64(len(refs) - len(stay))
 	}

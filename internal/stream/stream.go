@@ -364,6 +364,7 @@ func (s *stream) take(source string, payload nex.Payload, recalled bool, fresh *
 	s.count.received(len(payload.Insights), now)
 	for _, in := range payload.Insights {
 		e := Normalize(s.workspace.Token, in, now)
+		e.Via, e.Received = via(source, recalled), now
 		s.gap.notice(e.Emitted, now)
 		err := s.publisher.submit(s.life, item{event: e, recalled: recalled, fresh: fresh, instead: func(limit int) *event.Event {
 			if limit == quarantineSize {
@@ -382,6 +383,19 @@ func (s *stream) take(source string, payload nex.Payload, recalled bool, fresh *
 	}
 	return nil
 }
+
+func via(source string, recalled bool) string {
+	switch {
+	case source == sourceREST:
+		return event.ViaREST
+	case recalled:
+		return event.ViaReplay
+	}
+	return event.ViaStream
+}
+
+// sourceREST stands where the stream names the kind of its event.
+const sourceREST = "rest"
 
 // malformed counts, logs and keeps what is no insight.
 func (s *stream) malformed(source string, raw []byte, size int, reason string) error {
