@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"time"
 
@@ -31,11 +32,20 @@ func (b *Bus) ReadRetry(ctx context.Context, endpoint string, do func(data []byt
 	return last, nil
 }
 
+// FollowRetry hands over everything that waits for an endpoint in RELAY_RETRY in the order in which it was stored, what is stored meanwhile
+// included: what moves from one place to another is stored anew before it is removed, so that it may come twice, and comes once.
+func (b *Bus) FollowRetry(ctx context.Context, endpoint string, do func(data []byte) error) error {
+	return b.direct(ctx, StreamRetry, anyRetry(endpoint), 1, math.MaxUint64, func(m Stored) error { return do(m.Data) })
+}
+
+// anyRetry is the filter for all that waits for an endpoint.
+func anyRetry(endpoint string) string { return "relay.retry.*." + endpoint + ".>" }
+
 // ReadSomeRetry hands over some of the messages that wait for an endpoint in RELAY_RETRY: one at each of some places that lie evenly
 // over those up to a sequence, the one that was stored first among them.
 func (b *Bus) ReadSomeRetry(ctx context.Context, endpoint string, end uint64, places int, do func(data []byte) error) error {
 	for from, step := uint64(1), uint64(0); from <= end; {
-		m, err := b.askLeader(ctx, StreamRetry, map[string]any{"seq": from, "next_by_subj": "relay.retry.*." + endpoint + ".>"})
+		m, err := b.askLeader(ctx, StreamRetry, map[string]any{"seq": from, "next_by_subj": anyRetry(endpoint)})
 		if errors.Is(err, ErrNotInLog) {
 			return nil
 		}

@@ -55,6 +55,18 @@ func TestReadRetry(t *testing.T) {
 	if len(backlog)+len(due) != n || !slices.IsSorted(backlog) || !slices.IsSorted(due) || last != 2*n-1 {
 		t.Errorf("%d and %d of %d, the last at %d", len(backlog), len(due), n, last)
 	}
+	followed := 0
+	if err := b.FollowRetry(t.Context(), "crm", func(data []byte) error {
+		followed++
+		if followed == 1 { // it moves on
+			if _, err := b.JetStream().Publish(t.Context(), bus.RetryDueSubject("crm", 1), data); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); followed != n+1 || err != nil {
+		t.Errorf("%d of %d, %v", followed, n+1, err)
+	}
 	stop := errors.New("stop")
 	if _, err := b.ReadRetry(t.Context(), "crm", func([]byte) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("got %v", err)

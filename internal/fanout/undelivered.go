@@ -63,7 +63,7 @@ func (f *Fanout) Undelivered(ctx context.Context, e *endpoint.Endpoint) (u Undel
 	for _, sequence := range work.Settled {
 		settled[sequence]++
 	}
-	_, err = f.cfg.Bus.ReadRetry(ctx, e.ID, func(data []byte) error {
+	err = f.cfg.Bus.FollowRetry(ctx, e.ID, func(data []byte) error {
 		refs, err := parseReferences(data)
 		if err != nil {
 			return nil // handled where it is due
