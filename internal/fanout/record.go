@@ -51,6 +51,8 @@ func newAttempt(d *delivery, start time.Time, result webhook.Result, decision De
 const (
 	recordQueue   = 8192
 	recordPending = 4096
+	// recordStall is how long a record waits for room among those that JetStream has not answered: meanwhile the queue takes others.
+	recordStall = 5 * time.Second
 )
 
 // recorder writes attempt records beside the deliveries: it may lose records when JetStream cannot keep up, counting
@@ -113,7 +115,7 @@ func (r *recorder) flush() {
 func (r *recorder) write(a *Attempt) {
 	payload, err := json.Marshal(a)
 	if err == nil {
-		_, err = r.js.PublishAsync(bus.AttemptSubject(a.Endpoint, string(a.Outcome)), payload)
+		_, err = r.js.PublishAsync(bus.AttemptSubject(a.Endpoint, string(a.Outcome)), payload, jetstream.WithStallWait(recordStall))
 	}
 	if err != nil {
 		r.lose(err)
