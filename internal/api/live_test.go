@@ -192,7 +192,7 @@ func TestLiveIsHisBusiness(t *testing.T) {
 			t.Fatal(err)
 		}
 		record(t, s.log, "crm", 1, "e-0", webhook.Delivered)
-		record(t, s.log, "crm", 2, "g-0", webhook.Delivered) // of a time when the endpoint was another's
+		record(t, s.log, "crm", 2, "g-0", webhook.Delivered)  // of a time when the endpoint was another's
 		record(t, s.log, "file", 1, "e-0", webhook.Delivered) // which is for all workspaces
 		record(t, s.log, "other", 2, "g-0", webhook.Delivered)
 		for range 8 { // once one who sees everything has seen it, all have what is theirs

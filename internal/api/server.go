@@ -1,4 +1,4 @@
-// Package api is the relay's HTTP side: health, readiness, metrics, and the admin API over workspaces and endpoints.
+// Package api is the relay's HTTP side: health, readiness, metrics, the dashboard, and the admin API over workspaces and endpoints.
 package api
 
 import (
@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/nex-crm/relay/internal/bus"
+	"github.com/nex-crm/relay/internal/dashboard"
 	"github.com/nex-crm/relay/internal/endpoint"
 	"github.com/nex-crm/relay/internal/fanout"
 	"github.com/nex-crm/relay/internal/live"
@@ -106,7 +107,9 @@ func (s *server) handler() http.Handler {
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.cfg.Gatherer, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /{$}", s.index)
+	page := dashboard.Handler()
+	mux.Handle("GET /{$}", page)
+	mux.Handle("GET /dashboard/{file}", page)
 	handler := s.once(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
