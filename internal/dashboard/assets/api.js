@@ -1,6 +1,6 @@
 // The relay's API, as this page asks it. The token stands in the Authorization header and in the session's storage, nowhere else.
 
-const stored = "relay-token";
+const stored = "relay-token", patience = 60_000;
 let token = sessionStorage.getItem(stored) ?? "";
 
 export const hasToken = () => token !== "";
@@ -20,7 +20,7 @@ export class Fault extends Error {
 }
 
 async function ask(method, path, { body, headers = {}, signal } = {}) {
-  const init = { method, headers: { ...headers }, signal, cache: "no-store", credentials: "omit", redirect: "error" };
+  const init = { method, headers: { ...headers }, signal: signal ?? AbortSignal.timeout(patience), cache: "no-store", credentials: "omit", redirect: "error" };
   if (token) init.headers.Authorization = "Bearer " + token;
   if (body !== undefined) {
     init.headers["Content-Type"] = "application/json";
@@ -45,7 +45,11 @@ async function ask(method, path, { body, headers = {}, signal } = {}) {
 // call is one request, and what it answers.
 export async function call(method, path, body) {
   const answer = await ask(method, path, { body });
-  return answer.status === 204 ? null : answer.json();
+  try {
+    return answer.status === 204 ? null : await answer.json();
+  } catch {
+    throw new Fault(0, "the relay's answer broke off");
+  }
 }
 
 // list is a long list, page by page, up to most entries; more tells that there are others.
@@ -62,7 +66,7 @@ export async function list(method, path, most) {
 // readiness is what /readyz says, whatever its status.
 export async function readiness() {
   try {
-    const answer = await fetch("readyz", { cache: "no-store", credentials: "omit", redirect: "error" });
+    const answer = await fetch("readyz", { signal: AbortSignal.timeout(patience), cache: "no-store", credentials: "omit", redirect: "error" });
     return (await answer.json()).checks ?? {};
   } catch {
     return null;
@@ -100,7 +104,7 @@ export async function stream(method, path, last, begun, tell) {
   let timer;
   const heard = () => {
     clearTimeout(timer);
-    timer = setTimeout(() => quiet.abort(), 60_000);
+    timer = setTimeout(() => quiet.abort(), patience);
   };
   try {
     heard();

@@ -5,12 +5,14 @@ import { ageAll, byID, confirm, el, keep, say, when } from "./dom.js";
 import * as feed from "./feed.js";
 import { endpointLevel, endpointState, mayResume, outcome, problems, undelivered, workspaceLevel } from "./problems.js";
 
-const often = 10_000, shownMost = 200, fetchedMost = 5000;
+// failuresMost are looked for, each so seldom: among many endpoints and attempts that costs the relay some tenths of a second.
+const often = 10_000, shownMost = 200, fetchedMost = 10_000, failuresMost = 10, failuresSeldom = 30_000;
 
 const now = {
   at: 0, // when the relay last answered
   permission: null, ready: null, workspaces: [], endpoints: [], moreEndpoints: false, letters: [], moreLetters: false, lettersMost: 25,
-  lastFailure: new Map(), // of the endpoints that fail
+  lastFailure: new Map(), // of the endpoints that fail, by id
+  asked: new Map(), // when it was looked for
   attempts: new Map(), // that are open: by the place on the page, of which endpoint they are, and they
   results: new Map(), // what became of what was done, by endpoint
 };
@@ -120,6 +122,12 @@ function endpointButtons(e, which, where) {
 
 // What is shown.
 
+// state is told anew to who listens to the page only when it changes.
+function state(text, level) {
+  if (byID("state").textContent !== text) byID("state").textContent = text;
+  byID("state").className = "state " + level;
+}
+
 const badge = (level, text) => el("span", { class: "badge " + level }, text);
 
 function showProblem(p) {
@@ -181,8 +189,7 @@ function show() {
   const open = (id, where) => [now.attempts.get(where) ?? null, now.results.get(id) ?? null, mayWrite()];
   const wrong = problems(now);
   const bad = wrong.filter((p) => p.level === "bad").length;
-  byID("state").textContent = bad ? `${bad} ${bad === 1 ? "thing is" : "things are"} wrong` : wrong.length ? `${wrong.length} to look at` : "All is well";
-  byID("state").className = "state " + (bad ? "bad" : wrong.length ? "warn" : "good");
+  state(bad ? `${bad} ${bad === 1 ? "thing is" : "things are"} wrong` : wrong.length ? `${wrong.length} to look at` : "All is well", bad ? "bad" : wrong.length ? "warn" : "good");
   document.title = (bad ? `(${bad}) ` : "") + "relay";
   byID("fine").hidden = wrong.length > 0;
   keep(byID("problem-list"), wrong.slice(0, shownMost), (p) => p.key, (p) => [p, p.endpoint && open(p.endpoint.id, p.key), mayWrite()], showProblem);
@@ -237,8 +244,7 @@ async function lookOnce() {
   } catch (fault) {
     if (!(fault instanceof Fault)) throw fault;
     if (fault.status === 401) return refused(fault);
-    byID("state").textContent = fault.message + (now.at ? `: what you see is of ${new Date(now.at).toLocaleTimeString()}` : "");
-    byID("state").className = "state bad";
+    state(fault.message + (now.at ? `: what you see is of ${new Date(now.at).toLocaleTimeString()}` : ""), "bad");
     document.title = "(!) relay";
   }
 }
@@ -249,10 +255,18 @@ async function lookAtFailures() {
     if (known.has(id)) await loadAttempts(id, where);
     else now.attempts.delete(where);
   }
-  now.lastFailure.clear();
-  for (const e of now.endpoints.filter((e) => e.failing_since || e.held_up || e.state === "disabled").slice(0, 20)) {
-    const [last] = (await call("GET", `api/v1/endpoints/${seg(e.id)}/attempts?limit=1&failed=true`)).data;
-    if (last) now.lastFailure.set(e.id, last);
+  const failing = new Set(now.endpoints.filter((e) => e.failing_since || e.held_up || e.state === "disabled").slice(0, failuresMost).map((e) => e.id));
+  for (const id of now.asked.keys()) {
+    if (!failing.has(id)) {
+      now.asked.delete(id);
+      now.lastFailure.delete(id);
+    }
+  }
+  for (const id of failing) {
+    if (Date.now() - (now.asked.get(id) ?? 0) < failuresSeldom) continue;
+    now.asked.set(id, Date.now());
+    const [last] = (await call("GET", `api/v1/endpoints/${seg(id)}/attempts?limit=1&failed=true`)).data;
+    if (last) now.lastFailure.set(id, last);
   }
 }
 
@@ -279,8 +293,7 @@ function refused(fault) {
   byID("content").hidden = true;
   byID("forget").hidden = true;
   byID("who").textContent = "";
-  byID("state").textContent = "A token is needed";
-  byID("state").className = "state";
+  state("A token is needed", "");
   document.title = "relay";
   if (byID("login").hidden) {
     byID("login").hidden = false;
