@@ -22,15 +22,17 @@ const module = "github.com/nex-crm/relay"
 // test may import more, as a program would.
 var mayImport = map[string][]string{
 	"cmd/relay":            {"internal/api", "internal/config", "internal/nexsim", "internal/relay", "internal/webhook"},
-	"internal/api":         {"internal/bus", "internal/endpoint", "internal/event", "internal/fanout", "internal/stream", "internal/webhook"},
+	"internal/api":         {"internal/bus", "internal/dashboard", "internal/endpoint", "internal/event", "internal/fanout", "internal/live", "internal/stream", "internal/webhook"},
 	"internal/bus":         {"internal/event"},
 	"internal/bus/bustest": {"internal/bus"},
 	"internal/chaos":       {"internal/nexsim", "internal/porttest", "internal/webhook"}, // starts the relay as a process, and looks from outside
 	"internal/config":      {},
+	"internal/dashboard":   {},
 	"internal/endpoint":    {"internal/event", "internal/shape", "internal/webhook"},
 	"internal/event":       {},
 	"internal/fanout":      {"internal/bus", "internal/endpoint", "internal/event", "internal/shape", "internal/webhook"},
 	"internal/lease":       {},
+	"internal/live":        {"internal/bus", "internal/event", "internal/fanout", "internal/webhook"},
 	"internal/nex":         {},
 	"internal/nexsim":      {"internal/nex"},
 	"internal/porttest":    {},

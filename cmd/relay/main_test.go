@@ -170,7 +170,16 @@ func TestDemo(t *testing.T) {
 func TestDemoEndsAtCtrlC(t *testing.T) {
 	t.Parallel()
 	c := start(t, nil, "demo", "--rate", "50")
+	address := c.out.await(t, `started dashboard +(\S+)`)
 	c.out.await(t, `200 verified`)
+	page, err := http.Get(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer page.Body.Close()
+	if page.StatusCode != http.StatusOK || !strings.HasPrefix(page.Header.Get("Content-Type"), "text/html") {
+		t.Errorf("%s: %s %s", address, page.Status, page.Header.Get("Content-Type"))
+	}
 	if code := c.stop(); code != 0 || !summaryForm.MatchString(c.out.String()) {
 		t.Errorf("exit %d\n%s%s", code, c.out, c.err)
 	}

@@ -63,6 +63,8 @@ type held struct {
 	seen   map[string]bool // operation ids that have succeeded
 }
 
+func init() { openapi3filter.RegisterBodyDecoder("text/event-stream", openapi3filter.FileBodyDecoder) }
+
 func hold(t *testing.T, h http.Handler) *held {
 	t.Helper()
 	router, err := gorillamux.NewRouter(document(t, h))
@@ -171,6 +173,10 @@ func TestEveryOperationAsDocumented(t *testing.T) {
 	c.call("POST", "/api/v1/erase", `{"workspace":""}`)
 	c.call("DELETE", "/api/v1/endpoints/crm", "")
 	c.call("GET", "/.well-known/webhook-keys", "")
+	c.call("GET", "/api/v1/token", "")
+	c.call("GET", "/api/v1/live?kind=event,attempt&endpoint=crm", "", "Last-Event-ID", "1")
+	c.call("GET", "/api/v1/live?kind=nonsense", "")
+	c.call("GET", "/api/v1/live?workspace=acme_corp", "", "Last-Event-ID", "nonsense")
 	for path, item := range document(t, h).Paths.Map() {
 		for method, op := range item.Operations() {
 			if !c.seen[op.OperationID] {
@@ -228,6 +234,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"undelivered":          {"GET", "/api/v1/endpoints/{id}/undelivered", "", []int{401, 401, 200, 200, 200, 404, 200}},
 		"pullEvents":           {"GET", "/api/v1/endpoints/{id}/events", "", []int{401, 401, 200, 200, 200, 404, 200}},
 		"rotateEventsToken":    {"POST", "/api/v1/endpoints/{id}/rotate-events-token", "", []int{401, 401, 200, 403, 200, 404, 403}},
+		"getToken":             {"GET", "/api/v1/token", "", []int{401, 401, 200, 200, 200, 200, 200}},
+		"live":                 {"GET", "/api/v1/live?endpoint={id}", "", []int{401, 401, 200, 200, 200, 404, 200}},
 		"webhookKeys":          {"GET", "/.well-known/webhook-keys", "", []int{200, 200, 200, 200, 200, 200, 200}},
 	}
 	for path, item := range document(t, h).Paths.Map() {
