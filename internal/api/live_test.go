@@ -30,7 +30,7 @@ type liveServer struct {
 }
 
 // liveTimeout is every limit in time of the server.
-const liveTimeout = time.Second
+const liveTimeout = 2 * time.Second
 
 func serveLive(t *testing.T, change func(*api.Config)) *liveServer {
 	t.Helper()
