@@ -1,5 +1,7 @@
 // Elements, out of text alone: nothing that comes from the API is ever read as markup.
 
+import { span } from "./time.js";
+
 export const byID = (id) => document.getElementById(id);
 
 // el makes an element. Children are elements or texts; what is null or false is left out.
@@ -41,9 +43,7 @@ export function when(time) {
 
 function age(e) {
   const seconds = (Date.now() - Date.parse(e.dateTime)) / 1000;
-  const far = Math.abs(seconds);
-  const text = far < 90 ? `${Math.round(far)} s` : far < 5400 ? `${Math.round(far / 60)} min` : far < 172800 ? `${Math.round(far / 3600)} h` : `${Math.round(far / 86400)} days`;
-  e.textContent = seconds < -0.5 ? `in ${text}` : `${text} ago`;
+  e.textContent = seconds < -0.5 ? `in ${span(seconds)}` : `${span(seconds)} ago`;
 }
 
 export const ageAll = () => document.querySelectorAll("time[data-ages]").forEach(age);

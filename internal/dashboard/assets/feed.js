@@ -14,7 +14,7 @@ function describe(kind, e) {
     case "event":
       return { text: `${clock(e.stored)}  event ${e.sequence}  ${e.workspace}  ${e.type}  ${e.subject ?? ""}` };
     case "news": {
-      const bad = /(failing|disabled|dead_letter|unauthorized|disconnected|not_fillable|malformed|same_workspace)$/.test(e.type);
+      const bad = /(failing|disabled|dead_letter|loss_ahead|unauthorized|disconnected|not_fillable|malformed|same_workspace)$/.test(e.type);
       return { bad, text: `${clock(e.stored)}  news ${e.sequence}  ${e.workspace === "_" ? "" : e.workspace + "  "}${e.type}  ${e.subject ?? ""}  ${e.data ? JSON.stringify(e.data) : ""}` };
     }
     case "attempt": {

@@ -6,13 +6,15 @@ import * as feed from "./feed.js";
 import { endpointLevel, endpointState, mayResume, outcome, problems, undelivered, workspaceLevel } from "./problems.js";
 
 // failuresMost are looked for, each so seldom: among many endpoints and attempts that costs the relay some tenths of a second.
-const often = 10_000, shownMost = 200, fetchedMost = 10_000, failuresMost = 10, failuresSeldom = 30_000;
+const often = 10_000, shownMost = 200, fetchedMost = 10_000, failuresMost = 10, failuresSeldom = 30_000, countSeldom = 60_000;
 
 const now = {
   at: 0, // when the relay last answered
   permission: null, ready: null, workspaces: [], endpoints: [], moreEndpoints: false, letters: [], moreLetters: false, lettersMost: 25,
   lastFailure: new Map(), // of the endpoints that fail, by id
   asked: new Map(), // when it was looked for
+  undelivered: new Map(), // what the worst are still to get, by id
+  counted: new Map(), // when that was asked for
   attempts: new Map(), // that are open: by the place on the page, of which endpoint they are, and they
   results: new Map(), // what became of what was done, by endpoint
 };
@@ -157,14 +159,14 @@ function attempts(e, where) {
 }
 
 function showEndpoint(e) {
-  const level = endpointLevel(e), wait = undelivered(e);
+  const level = endpointLevel(e), left = now.undelivered.get(e.id);
   const facts = [e.url, `gets ${e.events.join(", ")} of ${e.workspaces.length ? e.workspaces.join(", ") : "all workspaces"}`, e.ordered && "ordered", e.filter && `filter ${e.filter}`, e.source === "config" && "of the config file"];
   return el("li", { class: level + " row" },
     el("div", { class: "head" }, el("h3", {}, e.id), badge(level, endpointState(e))),
     el("div", { class: "actions" }, ...endpointButtons(e, [e.state === "active" ? "pause" : "resume", "test", "attempts"], "list " + e.id).filter(Boolean)),
     e.description && el("p", {}, e.description), el("p", { class: "muted code" }, facts.filter(Boolean).join("\n")),
     e.failing_since && el("p", { class: "bad" }, "Failing since ", when(e.failing_since)),
-    wait && wait.count > 0 && el("p", {}, `${wait.count} undelivered`, wait.oldest && el("span", {}, ", the oldest ", when(wait.oldest))),
+    left && el("p", {}, undelivered(left)),
     result(e.id), attempts(e, "list " + e.id));
 }
 
@@ -186,7 +188,7 @@ function showWorkspace(w) {
 }
 
 function show() {
-  const open = (id, where) => [now.attempts.get(where) ?? null, now.results.get(id) ?? null, mayWrite()];
+  const open = (id, where) => [now.attempts.get(where) ?? null, now.results.get(id) ?? null, now.undelivered.get(id) ?? null, mayWrite()];
   const wrong = problems(now);
   const bad = wrong.filter((p) => p.level === "bad").length;
   state(bad ? `${bad} ${bad === 1 ? "thing is" : "things are"} wrong` : wrong.length ? `${wrong.length} to look at` : "All is well", bad ? "bad" : wrong.length ? "warn" : "good");
@@ -241,11 +243,42 @@ async function lookOnce() {
     now.at = Date.now();
     entered();
     show();
+    count();
   } catch (fault) {
     if (!(fault instanceof Fault)) throw fault;
     if (fault.status === 401) return refused(fault);
     state(fault.message + (now.at ? `: what you see is of ${new Date(now.at).toLocaleTimeString()}` : ""), "bad");
     document.title = "(!) relay";
+  }
+}
+
+// count asks what the worst are still to get, beside the looking: with a filter it may take the relay a while.
+let counting = false;
+
+async function count() {
+  if (counting) return;
+  counting = true;
+  const rank = { bad: 0, warn: 1, good: 2 };
+  const worst = now.endpoints.filter((e) => endpointLevel(e) !== "good").sort((a, b) => rank[endpointLevel(a)] - rank[endpointLevel(b)]).slice(0, failuresMost);
+  forget(now.counted, now.undelivered, new Set(worst.map((e) => e.id)));
+  for (const { id } of worst) {
+    if (Date.now() - (now.counted.get(id) ?? 0) < countSeldom) continue;
+    now.counted.set(id, Date.now());
+    const left = await call("GET", `api/v1/endpoints/${seg(id)}/undelivered`).catch(() => null); // what is wrong the next look tells
+    if (left) now.undelivered.set(id, left);
+    else now.undelivered.delete(id);
+    show();
+  }
+  counting = false;
+}
+
+// forget drops what is known of those that are not meant any more.
+function forget(asked, known, meant) {
+  for (const id of asked.keys()) {
+    if (!meant.has(id)) {
+      asked.delete(id);
+      known.delete(id);
+    }
   }
 }
 
@@ -256,12 +289,7 @@ async function lookAtFailures() {
     else now.attempts.delete(where);
   }
   const failing = new Set(now.endpoints.filter((e) => e.failing_since || e.held_up || e.state === "disabled").slice(0, failuresMost).map((e) => e.id));
-  for (const id of now.asked.keys()) {
-    if (!failing.has(id)) {
-      now.asked.delete(id);
-      now.lastFailure.delete(id);
-    }
-  }
+  forget(now.asked, now.lastFailure, failing);
   for (const id of failing) {
     if (Date.now() - (now.asked.get(id) ?? 0) < failuresSeldom) continue;
     now.asked.set(id, Date.now());

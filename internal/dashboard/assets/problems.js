@@ -1,5 +1,7 @@
 // What is wrong, out of what the API answers: pure functions, the worst first. do names the actions of page.js that mend it.
 
+import { span } from "./time.js";
+
 const conditions = {
   nats: "NATS cannot be reached or takes nothing: nothing comes in and nothing goes out. Look at its disk and at the relay's log.",
   fanout: "The log is not being read: nothing is delivered. Look at the relay's log.",
@@ -23,19 +25,19 @@ export function outcome(a) {
   return text;
 }
 
-// undelivered is how many events wait for an endpoint, where the API tells it: a number, or with the age of the oldest.
-export function undelivered(e) {
-  const u = e.undelivered;
-  if (u === undefined || u === null) return null;
-  if (typeof u === "number") return { count: u };
-  return { count: u.count ?? 0, oldest: u.oldest ?? u.oldest_at };
+// undelivered is what an endpoint is still to get, in words; empty where it is not known.
+export function undelivered(u) {
+  if (!u) return "";
+  if (!u.count) return "Nothing is undelivered.";
+  const old = u.oldest?.age_seconds ? `, the oldest ${span(u.oldest.age_seconds)} old` : "";
+  return `${u.exact ? "" : "At least "}${u.count} undelivered${old}.`;
 }
 
 // mayResume tells whether the API can let an endpoint go on: a pause in the config file is taken back there.
 export const mayResume = (e) => e.state === "disabled" && e.enabled || e.source === "api";
 
 export function endpointLevel(e) {
-  if (e.state === "disabled" || e.failing_since || e.held_up) return "bad";
+  if (e.state === "disabled" || e.failing_since || e.held_up || e.loss_ahead) return "bad";
   if (e.state === "paused" || e.filter_error || e.warnings?.length) return "warn";
   return "good";
 }
@@ -46,22 +48,27 @@ export function endpointState(e) {
   return e.failing_since ? "failing" : "active";
 }
 
-function ofEndpoint(e, last) {
+function ofEndpoint(e, last, left) {
   const list = [];
   const add = (level, what, why, act, since) => list.push({ key: `endpoint ${e.id} ${what} ${list.length}`, level, endpoint: e, what: `${e.id}: ${what}`, why, act, since });
   const lately = last ? `Its last failure: ${outcome(last)}.${last.response ? `\nIt answered: ${last.response.slice(0, 300)}` : ""}` : "";
+  const waits = undelivered(left), kept = e.loss_ahead ? "" : "Nothing is lost: it keeps its place in the log.";
+  if (e.loss_ahead) {
+    add("bad", "the log will lose what it is still to get", [waits, e.state === "active" ? "Mend its receiver, or let the log keep more (stream.max_age, stream.max_bytes)." : "Resume it, or let the log keep more (stream.max_age, stream.max_bytes)."].filter(Boolean).join("\n"),
+      e.state === "active" ? ["test", "attempts"] : ["resume", "test"], e.loss_ahead);
+  }
   if (e.state === "disabled") {
     const paused = e.disabled?.reason === "paused over the API";
-    add(paused ? "warn" : "bad", paused ? "paused" : "disabled by the relay", [e.disabled?.reason, paused ? "" : lately, "Nothing is lost: it keeps its place in the log."].filter(Boolean).join("\n"),
+    add(paused ? "warn" : "bad", paused ? "paused" : "disabled by the relay", [e.disabled?.reason, paused ? "" : lately, waits, kept].filter(Boolean).join("\n"),
       ["resume", "test", "attempts"], e.disabled?.at);
   } else if (e.state === "paused") {
     const how = mayResume(e) ? "By its owner." : "It has enabled: false in the config file, and is resumed there.";
-    add("warn", "paused", how + " Nothing is lost: it keeps its place in the log.", mayResume(e) ? ["resume", "test"] : ["test"]);
+    add("warn", "paused", [how, waits, kept].filter(Boolean).join("\n"), mayResume(e) ? ["resume", "test"] : ["test"]);
   }
   if (e.state === "active" && e.held_up) {
-    add("bad", "held up", [`Event ${e.held_up.sequence} fails, and an ordered endpoint waits for it; attempt ${e.held_up.attempt} is next.`, lately].filter(Boolean).join("\n"), ["test", "attempts", "pause"], e.failing_since);
+    add("bad", "held up", [`Event ${e.held_up.sequence} fails, and an ordered endpoint waits for it; attempt ${e.held_up.attempt} is next.`, lately, waits].filter(Boolean).join("\n"), ["test", "attempts", "pause"], e.failing_since);
   } else if (e.state === "active" && e.failing_since) {
-    add("bad", "failing", lately || "It has taken nothing since.", ["test", "attempts", "pause"], e.failing_since);
+    add("bad", "failing", [lately || "It has taken nothing since.", waits].filter(Boolean).join("\n"), ["test", "attempts", "pause"], e.failing_since);
   }
   if (e.filter_error) add("warn", "its filter fails on events", `${e.filter_error.count} times, the last: ${e.filter_error.error}`, [], e.filter_error.at);
   for (const w of e.warnings ?? []) add("warn", "will not be delivered to", w, []);
@@ -97,13 +104,13 @@ export function groups(letters) {
   return [...all.values()];
 }
 
-export function problems({ ready, workspaces, endpoints, lastFailure, letters, moreLetters }) {
+export function problems({ ready, workspaces, endpoints, lastFailure, undelivered: left, letters, moreLetters }) {
   const list = [];
   for (const [name, holds] of Object.entries(ready ?? {})) {
     if (!holds) list.push({ key: "ready " + name, level: "bad", what: `The relay is not ready: ${name}`, why: conditions[name] ?? "", act: [] });
   }
   for (const w of workspaces) list.push(...ofWorkspace(w));
-  for (const e of endpoints) list.push(...ofEndpoint(e, lastFailure.get(e.id)));
+  for (const e of endpoints) list.push(...ofEndpoint(e, lastFailure.get(e.id), left.get(e.id)));
   for (const g of groups(letters)) {
     list.push({
       key: "dead " + g.key, level: "bad", group: g, what: `${g.endpoint}: ${g.count}${moreLetters ? " or more" : ""} dead letter${g.count === 1 && !moreLetters ? "" : "s"}, class ${g.class}`,
