@@ -14,6 +14,7 @@ import (
 // deliveriesCmd is what was attempted, and how to have it delivered again.
 type deliveriesCmd struct {
 	List    deliveriesList    `cmd:"" default:"withargs" help:"List attempts, the newest first."`
+	Show    deliveriesShow    `cmd:"" help:"Show an attempt: what was sent, and what was answered."`
 	Retry   deliveriesRetry   `cmd:"" help:"Deliver the event of an attempt again."`
 	Replay  deliveriesReplay  `cmd:"" help:"Let an endpoint get a part of the log again, or for the first time."`
 	Replays deliveriesReplays `cmd:"" help:"How an endpoint's replays are."`
@@ -274,11 +275,12 @@ func (w *whichLetters) many(ctx context.Context, a *admin, e env, what, done str
 		for _, reason := range bulk.Reasons {
 			fmt.Fprintln(e.stderr, "skipped", reason)
 		}
-		if !bulk.More || bulk.Done == 0 {
+		if !bulk.More {
 			fmt.Fprintf(e.stdout, "%s %s, %d skipped\n", plural(total, "dead letter"), done, skipped)
 			return nil
 		}
 		fmt.Fprintf(e.stdout, "%d so far\n", total)
+		body["after"] = bulk.Last
 		if w.Until.IsZero() {
 			body["to"] = began // not those that have died again meanwhile
 		}

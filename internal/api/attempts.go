@@ -2,14 +2,12 @@ package api
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/endpoint"
-	"github.com/nex-crm/relay/internal/event"
 	"github.com/nex-crm/relay/internal/fanout"
 	"github.com/nex-crm/relay/internal/webhook"
 )
@@ -21,8 +19,11 @@ type Attempt struct {
 }
 
 func readAttempt(m bus.Stored) (a Attempt, ok bool) {
-	a.ID = m.Sequence
-	return a, json.Unmarshal(m.Data, &a.Attempt) == nil
+	read, err := fanout.ReadAttempt(m.Data)
+	if err != nil {
+		return a, false
+	}
+	return Attempt{ID: m.Sequence, Attempt: *read}, true
 }
 
 func (s *server) attemptOperations() {
@@ -30,6 +31,10 @@ func (s *server) attemptOperations() {
 		method: "GET", path: "/api/v1/attempts", id: "listAttempts", summary: "List attempts", access: reads,
 		about: "The newest first. They are kept for three days, or 1 GiB of them.", errors: []int{http.StatusNotFound},
 	}, s.listAttempts)
+	add(s, operation{
+		method: "GET", path: "/api/v1/attempts/{attempt}", id: "getAttempt", summary: "Show an attempt", access: reads,
+		about: "With the body that was sent, made again of the event in the log and the endpoint's shape.", errors: []int{http.StatusNotFound},
+	}, s.getAttempt)
 	add(s, operation{
 		method: "GET", path: "/api/v1/endpoints/{id}/attempts", id: "listEndpointAttempts", summary: "List an endpoint's attempts", access: reads,
 		about: "The newest first.", errors: []int{http.StatusNotFound},
@@ -58,7 +63,7 @@ type WhichAttempts struct {
 
 type listAttempts struct {
 	WhichAttempts
-	Endpoint string `query:"endpoint" maxLength:"64" doc:"Only those of this endpoint."`
+	Endpoint string `query:"endpoint" maxLength:"64" doc:"Only those of this endpoint, which may have been deleted since."`
 }
 
 func (s *server) listAttempts(ctx context.Context, in *listAttempts) (*answer[list[Attempt]], error) {
@@ -92,25 +97,34 @@ func (s *server) attempts(ctx context.Context, id string, in *WhichAttempts) (*a
 			return nil, badRequest("outcome: %q is none; there are %v", in.Outcome, webhook.Outcomes())
 		}
 		outcomes = []webhook.Outcome{in.Outcome}
-	case in.Failed:
+	case in.Failed && id != "":
 		outcomes = failures()
 	}
 	subjects, any, err := s.subjectsOf(ctx, id, func(id string) (list []string) {
+		if id == "*" && outcomes[0] == "*" {
+			return nil // all that the stream has, and NATS need not compare
+		}
 		for _, o := range outcomes {
 			list = append(list, bus.AttemptSubject(id, string(o)))
 		}
 		return list
 	})
+	if err == nil && id != "" {
+		err = s.mustBeKnown(ctx, b, id, bus.StreamAttempts, "attempts", bus.AttemptSubject(id, "*"))
+	}
 	if err != nil || !any {
 		return page[Attempt](nil, ""), err
 	}
 	q := bus.Query{Stream: bus.StreamAttempts, Subjects: subjects, From: in.From, To: in.To}
 	who := callerOf(ctx)
-	return collect(ctx, b, q, in.Paging, in.Event != "" || len(who.workspaces) > 0, func(m bus.Stored) (Attempt, bool) {
+	// Of all endpoints NATS would find those that failed more slowly than they are found here.
+	sifts := in.Event != "" || len(who.workspaces) > 0 || in.Failed
+	return collect(ctx, b, q, in.Paging, sifts, func(m bus.Stored) (Attempt, bool) {
+		if !s.his(who, &m) || in.Failed && strings.HasSuffix(m.Subject, "."+string(webhook.Delivered)) {
+			return Attempt{}, false
+		}
 		a, ok := readAttempt(m)
-		// An endpoint of this name may have been another's.
-		ok = ok && (who.knows(a.Workspace) || a.Workspace == event.NoWorkspace && s.hisSince(a.Endpoint, a.At))
-		return a, ok && (in.Event == "" || sameID(a.EventID, in.Event))
+		return a, ok && s.hisAttempt(who, &a) && (in.Event == "" || sameID(a.EventID, in.Event))
 	})
 }
 
@@ -162,17 +176,11 @@ func (s *server) retryAttempt(ctx context.Context, in *retryAttempt) (*answer[Qu
 	if err != nil {
 		return nil, err
 	}
-	found, err := b.Page(ctx, bus.Query{
-		Stream: bus.StreamAttempts, Subjects: []string{bus.AttemptSubject(in.ID, "*")}, Before: in.Attempt + 1, After: in.Attempt - 1, Limit: 1,
-	})
+	a, err := s.attemptOf(ctx, b, in.Attempt, in.ID)
 	if err != nil {
-		return nil, logError(err)
+		return nil, err
 	}
-	if len(found.Messages) == 0 {
-		return nil, &Error{http.StatusNotFound, fmt.Sprintf("%d: no such attempt of %s, or no more", in.Attempt, in.ID)}
-	}
-	a, ok := readAttempt(found.Messages[0])
-	if !ok || a.Sequence == 0 {
+	if a.Sequence == 0 {
 		return nil, badRequest("%d: is an attempt with no event of the log", in.Attempt)
 	}
 	if err := s.again(ctx, in.ID, a.Sequence, a.EventID, nil); err != nil {
@@ -192,6 +200,9 @@ type TestResult struct {
 	DurationMS float64         `json:"duration_ms"`
 	Error      string          `json:"error,omitempty"`
 	Response   string          `json:"response,omitempty" doc:"The answer's first KiB."`
+
+	Request         *webhook.Sent     `json:"request,omitempty" doc:"Left out where none could be made."`
+	ResponseHeaders map[string]string `json:"response_headers,omitempty" doc:"What looks like a credential is redacted."`
 }
 
 func (s *server) testEndpoint(ctx context.Context, in *ByID) (*answer[TestResult], error) {
@@ -209,7 +220,7 @@ func (s *server) testEndpoint(ctx context.Context, in *ByID) (*answer[TestResult
 	}
 	out := TestResult{
 		EventID: a.EventID, Delivered: a.Outcome == webhook.Delivered, Outcome: a.Outcome, Class: a.Outcome.Class(a.Status), Status: a.Status,
-		DurationMS: a.DurationMS, Error: a.Error, Response: a.Response,
+		DurationMS: a.DurationMS, Error: a.Error, Response: a.Response, Request: a.Request, ResponseHeaders: a.ResponseHeaders,
 	}
 	s.log.Info("test event sent", "endpoint", in.ID, "outcome", a.Outcome, "by", callerOf(ctx).name)
 	return &answer[TestResult]{out}, nil

@@ -137,6 +137,10 @@ func (s *server) admit(ctx huma.Context, next func(huma.Context)) {
 		_ = huma.WriteErr(s.api, ctx, refused.Code, refused.Message)
 		return
 	}
+	if ctx.Operation().RequestBody == nil && !nothingIn(ctx.BodyReader()) {
+		_ = huma.WriteErr(s.api, ctx, http.StatusBadRequest, "body: this operation takes none: leave it out")
+		return
+	}
 	next(huma.WithValue(ctx, callerKey{}, who))
 }
 
@@ -158,17 +162,6 @@ func (s *server) receiver(ctx huma.Context, need access) (*caller, *Error) {
 }
 
 const challenge = `Bearer realm="relay"`
-
-// nothing answers what is no resource, to those who are let in.
-func (s *server) nothing(w http.ResponseWriter, r *http.Request) {
-	_, refused := s.identify(r.Host, r.Header.Get("Origin"), r.Header.Get("Authorization"))
-	if refused == nil {
-		refused = &Error{http.StatusNotFound, "no such resource: " + r.Method + " " + r.URL.Path + "; see /api/openapi.json"}
-	} else if refused.Code == http.StatusUnauthorized {
-		w.Header().Set("WWW-Authenticate", challenge)
-	}
-	writeJSON(w, refused.Code, refused)
-}
 
 // sameMachine refuses what a page from elsewhere could make a browser send: a name of its own that resolves to this
 // machine (DNS rebinding) shows in Host, a cross-site request in Origin.

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -52,18 +53,22 @@ func (s *server) deadLetterOperations() {
 	}, s.deleteDeadLetter)
 	add(s, operation{
 		method: "POST", path: "/api/v1/dead-letters/retry", id: "retryDeadLetters", summary: "Deliver many dead letters after all", access: writes,
-		about:  fmt.Sprintf("The oldest first, %d of them at most with one request: while the answer says `more`, ask again.", bulkMost),
+		about:  fmt.Sprintf("The oldest first, %d of them at most with one request, or as many as %v are enough for: while the answer says `more`, ask again with `last` as `after`.", bulkMost, bulkTime),
 		errors: []int{http.StatusNotFound},
 	}, s.retryDeadLetters)
 	add(s, operation{
 		method: "POST", path: "/api/v1/dead-letters/delete", id: "deleteDeadLetters", summary: "Delete many dead letters", access: writes,
-		about:  fmt.Sprintf("%d of them at most with one request: while the answer says `more`, ask again.", bulkMost),
+		about:  fmt.Sprintf("%d of them at most with one request, or as many as %v are enough for: while the answer says `more`, ask again with `last` as `after`.", bulkMost, bulkTime),
 		errors: []int{http.StatusNotFound},
 	}, s.deleteDeadLetters)
 }
 
-// bulkMost is how many dead letters one request is about, at most: it is answered within some seconds.
-const bulkMost = 5000
+// bulkMost is how many dead letters one request is about, at most, and bulkTime how long it works on them where NATS is slow: well
+// below writeTimeout, after which nobody would be told.
+const (
+	bulkMost = 5000
+	bulkTime = 20 * time.Second
+)
 
 type listDeadLetters struct {
 	Paging
@@ -74,14 +79,22 @@ type listDeadLetters struct {
 }
 
 // letterQuery is which dead letters are meant; ok is false where there are none for the caller.
-func (s *server) letterQuery(ctx context.Context, id string, class webhook.Class, from, to time.Time) (q bus.Query, ok bool, err error) {
+func (s *server) letterQuery(ctx context.Context, b *bus.Bus, id string, class webhook.Class, from, to time.Time) (q bus.Query, ok bool, err error) {
 	if id != "" && !endpoint.IDForm.MatchString(id) {
 		return q, false, badRequest("endpoint: %q is no id of an endpoint", id)
 	}
 	if class != "" && !slices.Contains(webhook.Classes(), class) {
 		return q, false, badRequest("class: %q is none; there are %v", class, webhook.Classes())
 	}
-	subjects, ok, err := s.subjectsOf(ctx, id, func(id string) []string { return bus.DeadSubjects(id, string(class)) })
+	subjects, ok, err := s.subjectsOf(ctx, id, func(id string) []string {
+		if id == "*" && class == "" {
+			return nil // all that the stream has, and NATS need not compare
+		}
+		return bus.DeadSubjects(id, string(class))
+	})
+	if err == nil && id != "" {
+		err = s.mustBeKnown(ctx, b, id, bus.StreamDead, "dead letters", bus.DeadSubjects(id, "")...)
+	}
 	return bus.Query{Stream: bus.StreamDead, Subjects: subjects, From: from, To: to}, ok, err
 }
 
@@ -90,12 +103,15 @@ func (s *server) listDeadLetters(ctx context.Context, in *listDeadLetters) (*ans
 	if err != nil {
 		return nil, err
 	}
-	q, ok, err := s.letterQuery(ctx, in.Endpoint, in.Class, in.From, in.To)
+	q, ok, err := s.letterQuery(ctx, b, in.Endpoint, in.Class, in.From, in.To)
 	if err != nil || !ok {
 		return page[DeadLetter](nil, ""), err
 	}
 	who := callerOf(ctx)
 	return collect(ctx, b, q, in.Paging, in.Event != "" || len(who.workspaces) > 0, func(m bus.Stored) (DeadLetter, bool) {
+		if !s.his(who, &m) {
+			return DeadLetter{}, false
+		}
 		d, ok := readDeadLetter(m)
 		ok = ok && who.knows(d.Workspace) // an endpoint of this name may have been another's
 		return d, ok && (in.Event == "" || sameID(d.EventID, in.Event))
@@ -238,6 +254,8 @@ type Which struct {
 	From     *time.Time    `json:"from,omitempty" doc:"Those that are not older than this."`
 	To       *time.Time    `json:"to,omitempty" doc:"Those that are older than this."`
 	All      bool          `json:"all,omitempty" doc:"Every one."`
+	After    uint64        `json:"after,omitempty" doc:"Only those behind this id: last of the answer before, so that what it has skipped is not looked at again."`
+	Limit    int           `json:"limit,omitempty" minimum:"1" maximum:"5000" doc:"How many at most; 5000 is the default."`
 }
 
 // Bulk is what became of many dead letters.
@@ -246,6 +264,7 @@ type Bulk struct {
 	Skipped int      `json:"skipped,omitempty" doc:"Those that stay, see reasons."`
 	Reasons []string `json:"reasons,omitempty" doc:"Why some were skipped, up to ten."`
 	More    bool     `json:"more" doc:"There are others: ask again."`
+	Last    uint64   `json:"last,omitempty" doc:"The id of the last one that was looked at: give it as after to go on behind it."`
 }
 
 type bulk struct{ Body Which }
@@ -259,10 +278,13 @@ func (s *server) letters(ctx context.Context, which *Which, do func(*bus.Bus, *D
 	if which.Endpoint == "" && which.Class == "" && which.From == nil && which.To == nil && !which.All {
 		return nil, badRequest("which ones? give endpoint, class, from, to or all")
 	}
+	if which.Limit < 0 || which.Limit > bulkMost {
+		return nil, badRequest("limit: %d is out of bounds: give 1 to %d", which.Limit, bulkMost)
+	}
 	var from, to time.Time
 	set(&from, which.From)
 	set(&to, which.To)
-	q, ok, err := s.letterQuery(ctx, which.Endpoint, which.Class, from, to)
+	q, ok, err := s.letterQuery(ctx, b, which.Endpoint, which.Class, from, to)
 	if err != nil {
 		return nil, err
 	}
@@ -270,34 +292,42 @@ func (s *server) letters(ctx context.Context, which *Which, do func(*bus.Bus, *D
 	if !ok {
 		return out, nil
 	}
-	q.Oldest = true
+	q.Oldest, q.After = true, which.After
+	most, until := cmp.Or(which.Limit, bulkMost), time.Now().Add(cmp.Or(s.cfg.BulkTime, bulkTime))
 	err = b.Walk(ctx, q, func(m bus.Stored) (bool, error) {
-		if out.Body.Done == bulkMost {
+		if out.Body.Done == most || out.Body.Last != 0 && time.Now().After(until) {
 			out.Body.More = true
 			return false, nil
 		}
-		d, readable := readDeadLetter(m)
-		if !readable || !callerOf(ctx).knows(d.Workspace) {
-			return true, nil
-		}
-		err := do(b, &d)
-		var known *Error
-		switch {
-		case err == nil:
-			out.Body.Done++
-		case !errors.As(err, &known) || known.Code >= 500:
-			return false, err
-		default: // its endpoint, or its event, is gone
-			if out.Body.Skipped++; len(out.Body.Reasons) < 10 {
-				out.Body.Reasons = append(out.Body.Reasons, fmt.Sprintf("%d: %s", d.ID, known.Message))
+		who := callerOf(ctx)
+		if d, readable := readDeadLetter(m); readable && s.his(who, &m) && who.knows(d.Workspace) {
+			if err := out.Body.count(&d, do(b, &d)); err != nil {
+				return false, err
 			}
 		}
+		out.Body.Last = m.Sequence
 		return true, nil
 	})
 	if err != nil {
 		return nil, logError(err)
 	}
 	return out, nil
+}
+
+// count takes note of what became of a dead letter. Those whose endpoint, or event, is gone are skipped.
+func (b *Bulk) count(d *DeadLetter, err error) error {
+	var known *Error
+	switch {
+	case err == nil:
+		b.Done++
+	case !errors.As(err, &known) || known.Code >= 500:
+		return err
+	default:
+		if b.Skipped++; len(b.Reasons) < 10 {
+			b.Reasons = append(b.Reasons, fmt.Sprintf("%d: %s", d.ID, known.Message))
+		}
+	}
+	return nil
 }
 
 func (s *server) retryDeadLetters(ctx context.Context, in *bulk) (*answer[Bulk], error) {

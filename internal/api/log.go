@@ -18,9 +18,13 @@ import (
 	"github.com/nex-crm/relay/internal/webhook"
 )
 
-// scanMost bounds the messages that are looked through for one page, where a filter keeps few: the page is shorter then, and
-// says where to go on.
-const scanMost = 20_000
+// scanMost bounds the messages that are looked through for one page where a filter keeps few, and scanTime how long: the page is
+// shorter then, and says where to go on.
+const (
+	scanMost = 20_000
+	scanTime = 25 * time.Millisecond
+	siftPage = 500 // at a time: a page of more bytes is read in two steps (bus.Page)
+)
 
 // bus is the log, or an answer to come again.
 func (s *server) bus() (*bus.Bus, error) {
@@ -51,6 +55,7 @@ func collect[T any](ctx context.Context, b *bus.Bus, q bus.Query, in Paging, sif
 	}
 	var data []T
 	q.Limit = in.Limit
+	began := time.Now()
 	for seen := 0; ; {
 		p, err := b.Page(ctx, q)
 		if err != nil {
@@ -69,10 +74,10 @@ func collect[T any](ctx context.Context, b *bus.Bus, q bus.Query, in Paging, sif
 		switch {
 		case p.Next == 0:
 			return page(data, ""), nil
-		case !sifts || seen >= scanMost:
+		case !sifts || seen >= scanMost || time.Since(began) >= scanTime:
 			return page(data, strconv.FormatUint(p.Next, 10)), nil
 		}
-		q.Before, q.Limit = p.Next, bus.MaxPage
+		q.Before, q.Limit = p.Next, siftPage
 	}
 }
 
@@ -209,7 +214,12 @@ func (s *server) getEvent(ctx context.Context, in *bySequence) (*answer[StoredEv
 	return &answer[StoredEvent]{storedEvent(*m)}, nil
 }
 
-// subjectsOf are the subjects of one endpoint, or of those that are the caller's business; none and false where there are none.
+// subjectsMost is for how many endpoints of a caller's the log is asked by their subjects: NATS compares each message with each of
+// them. Beyond, all is read and what is not his is left out.
+const subjectsMost = 16
+
+// subjectsOf are the subjects of one endpoint, or of those that are the caller's business, with others among them where they are many:
+// see [server.his]; false where there are none. Those of all are what of makes of a *.
 func (s *server) subjectsOf(ctx context.Context, id string, of func(id string) []string) ([]string, bool, error) {
 	who := callerOf(ctx)
 	switch {
@@ -228,10 +238,45 @@ func (s *server) subjectsOf(ctx context.Context, id string, of func(id string) [
 		return nil, false, err
 	}
 	var subjects []string
+	n := 0
 	for _, e := range registry.Snapshot().All() {
-		if who.sees(e) {
-			subjects = append(subjects, of(e.ID)...)
+		if !who.sees(e) {
+			continue
 		}
+		if n++; n > subjectsMost {
+			return of("*"), true, nil
+		}
+		subjects = append(subjects, of(e.ID)...)
 	}
 	return slices.Compact(subjects), len(subjects) > 0, nil
+}
+
+// his tells whether what a message of RELAY_ATTEMPTS or RELAY_DEAD is about is at an endpoint that is the caller's business.
+func (s *server) his(who *caller, m *bus.Stored) bool {
+	if len(who.workspaces) == 0 {
+		return true
+	}
+	registry, err := s.registry()
+	if err != nil {
+		return false
+	}
+	e := registry.Snapshot().Get(bus.EndpointOf(m.Subject))
+	return e != nil && who.sees(e)
+}
+
+// mustBeKnown refuses an endpoint that there is not: an empty list would hide that its id is misspelt. One that has been deleted is
+// known for as long as a stream holds something of it, which subjects name; what that is, what says.
+func (s *server) mustBeKnown(ctx context.Context, b *bus.Bus, id, stream, what string, subjects ...string) error {
+	registry, err := s.registry()
+	if err != nil || registry.Snapshot().Get(id) != nil {
+		return err
+	}
+	found, err := b.Page(ctx, bus.Query{Stream: stream, Subjects: subjects, Limit: 1})
+	if err != nil {
+		return logError(err)
+	}
+	if len(found.Messages) == 0 {
+		return &Error{http.StatusNotFound, fmt.Sprintf("%s: no such endpoint, and no %s of a former one are kept", id, what)}
+	}
+	return nil
 }

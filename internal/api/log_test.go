@@ -204,7 +204,7 @@ func TestFromTheDead(t *testing.T) {
 	await("e-3")
 	w := accepted("/api/v1/dead-letters/retry", `{"all":true}`) // the endpoint of one is unknown
 	await("e-1", "e-1")
-	if want := `{"done":2,"skipped":1,"reasons":["4: other: no such endpoint"],"more":false}`; strings.TrimSpace(w.Body.String()) != want {
+	if want := `{"done":2,"skipped":1,"reasons":["4: other: no such endpoint"],"more":false,"last":4}`; strings.TrimSpace(w.Body.String()) != want {
 		t.Errorf("%s, want %s", w.Body, want)
 	}
 	if left := letters(""); !slices.Equal(left, []uint64{4}) {
@@ -262,5 +262,48 @@ func TestFormerOwnersEvents(t *testing.T) {
 	}
 	if registry.Snapshot().Get("crm") == nil {
 		t.Error("no endpoint")
+	}
+}
+
+// Of many endpoints too a token sees what is its business, and changes nothing else: then the log is not asked for each of them.
+func TestManyEndpointsOfAWorkspace(t *testing.T) {
+	t.Parallel()
+	const bound = "token-of-acme-000"
+	h, registry, log := withFanout(t, func(c *api.Config) {
+		c.Tokens = append(c.Tokens, api.Token{Name: "acme", Secret: bound, Write: true, Workspaces: []string{"acme"}})
+	})
+	list := []*endpoint.Endpoint{{ID: "theirs", URL: "https://example.com", Workspaces: []string{"globex"}}}
+	for i := range 20 {
+		list = append(list, &endpoint.Endpoint{ID: fmt.Sprintf("ours-%02d", i), URL: "https://example.com", Workspaces: []string{"acme"}})
+	}
+	registry.SetConfig(list)
+	publish(t, log, "acme", "e-1", "nex.insight.risk")
+	for _, id := range []string{"ours-03", "theirs", "gone", "ours-17"} {
+		for _, outcome := range []webhook.Outcome{webhook.Delivered, webhook.Timeout} {
+			record(t, log, id, 1, "e-1", outcome)
+		}
+		bury(t, log, id)
+	}
+	as := []string{"Authorization", "Bearer " + bound}
+	for path, want := range map[string][]uint64{
+		"/api/v1/attempts": {8, 7, 2, 1}, "/api/v1/attempts?failed=true": {8, 2}, "/api/v1/attempts?outcome=delivered": {7, 1},
+		"/api/v1/attempts?limit=1": {8}, "/api/v1/attempts?endpoint=ours-03&failed=true": {2},
+		"/api/v1/dead-letters": {4, 1}, "/api/v1/dead-letters?class=5xx": {4, 1}, "/api/v1/dead-letters?class=dns": nil,
+	} {
+		var page struct{ Data []struct{ ID uint64 } }
+		decodeInto(t, do(h, "GET", path, "", as...), &page)
+		var got []uint64
+		for _, one := range page.Data {
+			got = append(got, one.ID)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", path, got, want)
+		}
+	}
+	if w := do(h, "POST", "/api/v1/dead-letters/delete", `{"all":true}`, as...); !strings.Contains(w.Body.String(), `"done":2,"more":false`) {
+		t.Errorf("%s", w.Body)
+	}
+	if w := authorized(h, "GET", "/api/v1/dead-letters", ""); strings.Count(w.Body.String(), `"id":`) < 2 || strings.Contains(w.Body.String(), "ours") {
+		t.Errorf("left: %s", w.Body)
 	}
 }

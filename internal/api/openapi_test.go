@@ -139,6 +139,8 @@ func TestEveryOperationAsDocumented(t *testing.T) {
 	c.call("GET", "/api/v1/events/77", "")
 	c.call("GET", "/api/v1/attempts?failed=true&event=e-1", "")
 	c.call("GET", "/api/v1/attempts?outcome=nonsense", "")
+	c.call("GET", "/api/v1/attempts/1", "")
+	c.call("GET", "/api/v1/attempts/77", "")
 	c.call("GET", "/api/v1/endpoints/crm/attempts?outcome=server_error&from=2026-01-01T00:00:00Z", "")
 	c.call("POST", "/api/v1/endpoints/crm/attempts/1/retry", "")
 	c.call("POST", "/api/v1/endpoints/crm/attempts/77/retry", "")
@@ -218,6 +220,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"getEvent":             {"GET", "/api/v1/events/1", "", []int{401, 401, 200, 200, 200, 404, 200}},
 		"listAttempts":         {"GET", "/api/v1/attempts", "", []int{401, 401, 200, 200, 200, 200, 200}},
 		"listEndpointAttempts": {"GET", "/api/v1/endpoints/{id}/attempts", "", []int{401, 401, 200, 200, 200, 404, 200}},
+		"getAttempt":           {"GET", "/api/v1/attempts/1", "", []int{401, 401, 200, 200, 200, 404, 200}},
 		"retryAttempt":         {"POST", "/api/v1/endpoints/{id}/attempts/1/retry", "", []int{401, 401, 202, 403, 202, 404, 403}},
 		"testEndpoint":         {"POST", "/api/v1/endpoints/{id}/test", "", []int{401, 401, 200, 403, 200, 404, 403}},
 		"listDeadLetters":      {"GET", "/api/v1/dead-letters", "", []int{401, 401, 200, 200, 200, 200, 200}},

@@ -154,22 +154,6 @@ func marshal(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
-// unmarshal reads one JSON object and refuses what it does not know: a misspelt field would be a setting that never holds.
-func unmarshal(data []byte, into any) error {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	switch err := dec.Decode(into); {
-	case errors.Is(err, io.EOF):
-		return &Error{http.StatusBadRequest, "empty body: a JSON object is needed"}
-	case err != nil:
-		return &Error{http.StatusBadRequest, "body: " + strings.TrimPrefix(err.Error(), "json: ")}
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return &Error{http.StatusBadRequest, "body: more than one JSON value"}
-	}
-	return nil
-}
-
 // openAPI is the API's document, which does not change while the relay runs.
 func (s *server) openAPI() http.HandlerFunc {
 	text, err := json.Marshal(s.api.OpenAPI())

@@ -36,6 +36,8 @@ type Config struct {
 	Overlap time.Duration
 	// AllowProxies are the proxies, host:port, that an endpoint made over the API may name.
 	AllowProxies []string
+	// BulkTime is how long a request about many dead letters works on them before it answers that there are more; 0 = 20 s.
+	BulkTime time.Duration
 	// Warn tells what will keep an endpoint from being delivered to, although it is valid; nil warns of nothing.
 	Warn func(*endpoint.Endpoint) []string
 	// Log is where events, attempts and dead letters are; nil while the relay is starting.
@@ -105,7 +107,7 @@ func (s *server) handler() http.Handler {
 	s.liveOperations()
 	s.tokenOperations()
 	mux.HandleFunc("GET /api/openapi.json", s.openAPI())
-	mux.HandleFunc("/api/", s.nothing)
+	mux.HandleFunc("/api/", s.nothing(mux))
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.cfg.Gatherer, promhttp.HandlerOpts{}))

@@ -121,3 +121,14 @@ func TestDeadLetterBySequence(t *testing.T) {
 		t.Error("without the stream nothing is purged")
 	}
 }
+
+func TestEndpointOf(t *testing.T) {
+	t.Parallel()
+	for subject, want := range map[string]string{
+		bus.AttemptSubject("crm", "delivered"): "crm", bus.DeadSubject("crm", "5xx"): "crm", "relay.dead.old": "old", "nex.acme.insight.risk": "", "": "",
+	} {
+		if got := bus.EndpointOf(subject); got != want {
+			t.Errorf("%s: %q, want %q", subject, got, want)
+		}
+	}
+}

@@ -95,6 +95,17 @@ func AttemptSubject(endpoint, outcome string) string {
 	return "relay.attempts." + endpoint + "." + outcome
 }
 
+// EndpointOf is the endpoint of an attempt's or a dead letter's subject.
+func EndpointOf(subject string) string {
+	for _, prefix := range [...]string{"relay.attempts.", deadPrefix} {
+		if rest, ok := strings.CutPrefix(subject, prefix); ok {
+			id, _, _ := strings.Cut(rest, ".")
+			return id
+		}
+	}
+	return ""
+}
+
 // streams are all streams as values; the owner of a limit is this list alone.
 func (b *Bus) streams() []jetstream.StreamConfig {
 	replicas := max(b.cfg.Replicas, 1)

@@ -44,7 +44,7 @@ func (f *Fanout) bury(d *delivery, letter DeadLetter) {
 	if letter.Event = json.RawMessage("null"); d.event != nil && json.Valid(d.event.data) {
 		letter.Event = d.event.data
 	}
-	f.metrics.deadLetters.Inc()
+	f.metrics.deadLetters.WithLabelValues(string(letter.Class)).Inc()
 	f.write([]*delivery{d}, "store dead letter", func() error {
 		payload, err := f.letterText(&letter)
 		if err != nil {
@@ -64,9 +64,17 @@ func (f *Fanout) bury(d *delivery, letter DeadLetter) {
 		}
 		return f.news(event.EndpointDeadLetter, d.endpoint, map[string]any{
 			"endpoint": d.endpoint, "event_id": d.id, "sequence": d.sequence, "attempts": d.attempt, "reason": letter.Reason,
-			"outcome": letter.Outcome, "status": letter.Status,
+			"outcome": letter.Outcome, "status": letter.Status, "class": letter.Class, "fault": faultOf(letter.Class),
 		})
 	})
+}
+
+// faultOf says on whose side a fault of a class is.
+func faultOf(c webhook.Class) string {
+	if c.Ours() {
+		return "relay"
+	}
+	return "receiver"
 }
 
 // letterText is a dead letter as it is stored: without its event where that leaves no room for the rest. The log has that still.

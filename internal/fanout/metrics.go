@@ -13,7 +13,7 @@ type metrics struct {
 	attempts        *prometheus.CounterVec // by outcome
 	deliverySeconds prometheus.Histogram
 	endToEnd        prometheus.Histogram
-	deadLetters     prometheus.Counter
+	deadLetters     *prometheus.CounterVec // by class
 	recordsLost     prometheus.Counter
 	filterErrors    prometheus.Counter
 }
@@ -33,7 +33,9 @@ func newMetrics(reg prometheus.Registerer, f *Fanout) metrics {
 			Name: "relay_end_to_end_seconds", Help: "Time from an event's arrival in the log to a 2xx, retries included.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 15),
 		}),
-		deadLetters: auto.NewCounter(prometheus.CounterOpts{Name: "relay_dead_letters_total", Help: "Deliveries given up."}),
+		deadLetters: auto.NewCounterVec(prometheus.CounterOpts{
+			Name: "relay_dead_letters_total", Help: "Deliveries given up, by class: refused and relay are faults of our side, the others of the receiver's.",
+		}, []string{"class"}),
 		recordsLost: auto.NewCounter(prometheus.CounterOpts{
 			Name: "relay_attempt_records_lost_total", Help: "Attempt records that could not be written. The deliveries were made.",
 		}),
@@ -44,6 +46,9 @@ func newMetrics(reg prometheus.Registerer, f *Fanout) metrics {
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "relay_circuits_open", Help: "Endpoints that get probes only, because they only failed."}, f.circuitsOpen)
 	for _, o := range webhook.Outcomes() {
 		attempts.WithLabelValues(string(o)) // so that a zero shows
+	}
+	for _, c := range webhook.Classes() {
+		m.deadLetters.WithLabelValues(string(c))
 	}
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "relay_lane_in_flight", Help: "Webhook attempts in flight."}, f.inFlight)
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "relay_retries_pending", Help: "Deliveries stored for a later attempt, over all replicas, as of the last five seconds; -1 if not counted yet."}, f.pending)

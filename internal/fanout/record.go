@@ -32,6 +32,26 @@ type Attempt struct {
 	Response   string          `json:"response,omitempty"` // the answer's first KiB
 	Verdict    Verdict         `json:"verdict"`
 	NextAt     *time.Time      `json:"next_at,omitempty"`
+	// Request is nil where none could be made, and in records of relays that did not keep it.
+	Request *webhook.Sent `json:"request,omitempty" doc:"Left out where none could be made. Whether it was sent tells the outcome."`
+	// ResponseHeaders are the answer's, without what is secret.
+	ResponseHeaders map[string]string `json:"response_headers,omitempty" doc:"The answer's, by name: the first of up to 32, 4 KiB in all, 256 bytes if it was delivered. What looks like a credential is redacted."`
+}
+
+// ReadAttempt is a record of RELAY_ATTEMPTS with what is not stored because the rest tells it.
+func ReadAttempt(record []byte) (*Attempt, error) {
+	var a Attempt
+	if err := json.Unmarshal(record, &a); err != nil {
+		return nil, err
+	}
+	a.complete()
+	return &a, nil
+}
+
+func (a *Attempt) complete() {
+	if a.Request != nil {
+		a.Request.Complete(a.EventID, a.At, a.Sequence, a.Attempt)
+	}
 }
 
 func newAttempt(d *delivery, start time.Time, result webhook.Result, decision Decision) *Attempt {
@@ -40,6 +60,7 @@ func newAttempt(d *delivery, start time.Time, result webhook.Result, decision De
 		Attempt: d.attempt, At: start.UTC(), DurationMS: float64(result.Duration.Microseconds()) / 1000,
 		Outcome: result.Outcome, Status: result.StatusCode, Error: errorText(result.Err),
 		Response: strings.ToValidUTF8(string(result.Body), "\ufffd"), Verdict: decision.Verdict,
+		Request: result.Sent, ResponseHeaders: result.Header,
 	}
 	if decision.Verdict == Retry {
 		at := decision.At.UTC()

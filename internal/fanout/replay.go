@@ -127,7 +127,13 @@ func (f *Fanout) Test(ctx context.Context, e *endpoint.Endpoint) (*Attempt, erro
 	}
 	a := newAttempt(d, now, result, Decision{Verdict: Tested})
 	f.records.add(a)
-	return a, ctx.Err()
+	shown := *a // the record is being written
+	if a.Request != nil {
+		sent := *a.Request
+		shown.Request = &sent
+	}
+	shown.complete()
+	return &shown, ctx.Err()
 }
 
 // inlineMessage is the event that a delivery brings with it.

@@ -73,6 +73,9 @@ func Classes() []Class {
 	}
 }
 
+// Ours tells whether the fault is on our side, the operator's configuration included, and not the receiver's.
+func (c Class) Ours() bool { return c == ClassRefused || c == ClassRelay }
+
 // Class is the class of an outcome with a status, 0 if no answer came. No outcome at all is that of a delivery that was given up
 // without an attempt: ours. [Delivered] is no fault and has none.
 func (o Outcome) Class(status int) Class {
@@ -242,8 +245,13 @@ type Result struct {
 	Control Control
 	// Duration is from the start to the end of the answer.
 	Duration time.Duration
-	// Body is the beginning of the answer, as far as the sender keeps it. Foreign bytes: they may be no text.
+	// Body is the beginning of the answer, as far as the sender keeps it. Foreign bytes: they may be no text. What it quotes of the
+	// endpoint's own headers is redacted.
 	Body []byte
+	// Sent is what is to be recorded of the request, nil if none could be made. Whether it was sent tells the outcome.
+	Sent *Sent
+	// Header is what is to be recorded of the answer's header, by names in lower case and without what is secret.
+	Header map[string]string
 	// Err says why no whole answer came; nil if one did, whatever its status. It names the operation and the class of the
 	// fault and never holds a URL, a header or bytes of the answer. Only a [*RefusedError] can be found in it.
 	Err error

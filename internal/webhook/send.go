@@ -156,8 +156,9 @@ func (s *Sender) Send(ctx context.Context, r *Request) Result {
 	}
 	ctx, cancel := context.WithTimeout(ctx, orDefault(r.Timeout, s.timeout))
 	defer cancel()
-	result, _ := s.exchange(req.WithContext(ctx), r.Route)
+	result, header := s.exchange(req.WithContext(ctx), r.Route)
 	result.Duration = time.Since(start)
+	result.keep(r, req.Header, header)
 	return result
 }
 
