@@ -45,6 +45,8 @@ type cli struct {
 	Deliveries deliveriesCmd `cmd:"" help:"Attempts at a running relay; deliver again, and replay."`
 	Dead       deadCmd       `cmd:"" help:"Dead letters of a running relay: list, retry, delete."`
 	Trace      traceCmd      `cmd:"" help:"Print one event's way, from Nex to every attempt."`
+	Bench      benchCmd      `cmd:"" help:"Measure what a relay carries on this machine, beside what the machine can do."`
+	BenchPart  benchPartCmd  `cmd:"" hidden:""`
 	Version    versionCmd    `cmd:"" help:"Print the version."`
 }
 
