@@ -67,7 +67,8 @@ func (s *stage) deliver(ctx context.Context, d delivery) error {
 	if err != nil {
 		return err
 	}
-	if err := noneLost(ctx, r); err != nil {
+	lost, err := recordsLost(ctx, r)
+	if err != nil {
 		return err
 	}
 	if err := s.stopRelay(ctx, r); err != nil {
@@ -81,7 +82,7 @@ func (s *stage) deliver(ctx context.Context, d delivery) error {
 	s.add(Figure{
 		Name: fmt.Sprintf("delivered, %s", d.text()), Unit: "webhooks/s", Value: float64(total-total/10) / (float64(at[1]-at[0]) / 1e9),
 		Bound: &bound, BoundOf: fmt.Sprintf("a bare net/http loop to %d hosts, half before and half after", d.boundHost),
-		Reach: Reach{ShareAtLeast, d.reach}, Size: fmt.Sprintf("%d webhooks", total),
+		Reach: Reach{ShareAtLeast, d.reach}, Size: fmt.Sprintf("%d webhooks", total), RecordsLost: lost,
 	})
 	return nil
 }

@@ -62,17 +62,20 @@ func isolation(ctx context.Context, s *stage) error {
 		ratios = append(ratios, rates[with]/rates[without])
 		calm, amid = append(calm, ages[without]), append(amid, ages[with])
 	}
+	lost := 0
 	for _, r := range []*ring{without, with} {
-		if err := noneLost(ctx, r.relay); err != nil {
+		n, err := recordsLost(ctx, r.relay)
+		if err != nil {
 			return err
 		}
+		lost += n
 	}
 	bound, share := median(plain), median(ratios)
 	size := fmt.Sprintf("%d rounds of %d webhooks", s.opts.Rounds, s.opts.Burst*s.opts.Healthy)
 	of := fmt.Sprintf("a relay with the %d healthy ones alone, in turns", s.opts.Healthy)
 	s.add(Figure{
 		Name: fmt.Sprintf("healthy ones with %d of %d sick", 3*s.opts.SickOfAKind, s.opts.Healthy+3*s.opts.SickOfAKind), Unit: "webhooks/s",
-		Value: bound * share, Bound: &bound, BoundOf: of, Reach: Reach{ShareAtLeast, 0.95}, Size: size,
+		Value: bound * share, Bound: &bound, BoundOf: of, Reach: Reach{ShareAtLeast, 0.95}, Size: size, RecordsLost: lost,
 		Note: fmt.Sprintf("the share is the median over the rounds; with the sick ones %.0f webhooks/s, median", median(sick)),
 	})
 	calmP99, amidP99 := p99(calm), p99(amid)

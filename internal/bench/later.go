@@ -61,7 +61,8 @@ func retries(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
-	if err := noneLost(ctx, r); err != nil {
+	lost, err := recordsLost(ctx, r)
+	if err != nil {
 		return err
 	}
 	if err := s.stopRelay(ctx, r); err != nil {
@@ -73,7 +74,7 @@ func retries(ctx context.Context, s *stage) error {
 	}
 	s.add(Figure{
 		Name: "drained when the endpoint returns", Unit: "webhooks/s", Value: float64(n-n/10) / (float64(at[1]-at[0]) / 1e9), Bound: &bound,
-		BoundOf: "a bare net/http loop", Reach: Reach{ShareAtLeast, 0.7}, Size: fmt.Sprintf("%d deliveries", n),
+		BoundOf: "a bare net/http loop", Reach: Reach{ShareAtLeast, 0.7}, Size: fmt.Sprintf("%d deliveries", n), RecordsLost: lost,
 	})
 	return nil
 }

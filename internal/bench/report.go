@@ -19,6 +19,7 @@ type Report struct {
 	Seconds  float64   `json:"seconds"` // the run took
 	Figures  []Figure  `json:"figures"`
 	Failures []string  `json:"failures,omitempty"` // scenarios that could not be measured, and why
+	Warnings []string  `json:"warnings,omitempty"` // what the relays logged
 }
 
 // Machine is where it was.
@@ -42,6 +43,8 @@ type Figure struct {
 	Met      bool    `json:"met"`
 	Size     string  `json:"size"` // how much of it was measured
 	Note     string  `json:"note,omitempty"`
+	// RecordsLost counts the attempts that left no record: a figure that was come to so has not reached anything.
+	RecordsLost int `json:"records_lost,omitempty"`
 }
 
 // Reach is what a figure should come to.
@@ -83,6 +86,10 @@ func (s *stage) add(f Figure) {
 	} else {
 		f.Met = f.Compared <= f.Reach.Value
 	}
+	if f.RecordsLost > 0 {
+		f.Met = false
+		f.Note = strings.TrimPrefix(fmt.Sprintf("%s; %d attempt records were lost", f.Note, f.RecordsLost), "; ")
+	}
 	s.report.Figures = append(s.report.Figures, f)
 }
 
@@ -117,6 +124,9 @@ func (r *Report) Table(w io.Writer) error {
 	}
 	for _, failure := range r.Failures {
 		fmt.Fprintf(w, "\nnot measured: %s\n", failure)
+	}
+	for _, warning := range r.Warnings {
+		fmt.Fprintf(w, "\nthe relay logged in %s", warning)
 	}
 	_, err := fmt.Fprintln(w)
 	return err
