@@ -121,6 +121,7 @@ type Fanout struct {
 	reread                     *reread
 	judge                      *judge
 	crowd                      crowd
+	young                      *young
 	shelf                      *shelf
 	name                       string // of this process, among those that work on spans
 	began                      time.Time
@@ -184,6 +185,7 @@ func New(cfg Config) (*Fanout, error) {
 		catching:   map[string]bool{},
 		shelf:      newShelf(),
 		reread:     newReread(),
+		young:      newYoung(maxYoung),
 		judge:      newJudge(max(1, runtime.GOMAXPROCS(0)/2)),
 		name:       rand.Text()[:12],
 		began:      time.Now(),
