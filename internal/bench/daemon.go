@@ -3,7 +3,11 @@ package bench
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
 	"runtime/debug"
+	"runtime/pprof"
 	"time"
 )
 
@@ -14,7 +18,7 @@ type underTest struct {
 }
 
 func (d *underTest) ops() map[string]handler {
-	return map[string]handler{"start": op(d.start), "stop": op(d.end), "collect": op(collect)}
+	return map[string]handler{"start": op(d.start), "stop": op(d.end), "collect": op(collect), "heap": op(heap)}
 }
 
 type startArgs struct{ File string }
@@ -63,4 +67,22 @@ func (d *underTest) close() {}
 func collect(context.Context, nothing) (usage, error) {
 	debug.FreeOSMemory()
 	return measureUsage()
+}
+
+// shares is where the memory is that Go has from the system, in bytes.
+type shares struct{ Objects, Fragments, Stacks, Free, Other int64 }
+
+// heap writes a profile of the heap, and tells where memory is.
+func heap(_ context.Context, a profileArgs) (in shares, err error) {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	in = shares{
+		Objects: int64(m.HeapAlloc), Fragments: int64(m.HeapInuse - m.HeapAlloc), Stacks: int64(m.StackInuse),
+		Free: int64(m.HeapIdle - m.HeapReleased), Other: int64(m.MSpanSys + m.MCacheSys + m.BuckHashSys + m.GCSys + m.OtherSys),
+	}
+	file, err := os.Create(filepath.Clean(a.File))
+	if err != nil {
+		return in, err
+	}
+	return in, errors.Join(pprof.WriteHeapProfile(file), file.Close())
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/nex-crm/relay/internal/endpoint"
@@ -77,9 +79,30 @@ func (s *stage) resting(ctx context.Context, r *relay) (m memory, err error) {
 		return m, err
 	}
 	m.resident = u.RSS
-	u, err = ask[usage](ctx, r.part, "collect", nothing{})
+	if u, err = ask[usage](ctx, r.part, "collect", nothing{}); err != nil {
+		return m, err
+	}
 	m.held = u.RSS
-	return m, err
+	return m, s.heapProfile(ctx, r)
+}
+
+// heapProfile writes one where profiles were asked for, and says where the memory is.
+func (s *stage) heapProfile(ctx context.Context, r *relay) error {
+	if s.opts.Profiles == "" {
+		return nil
+	}
+	s.heaps++
+	file, err := filepath.Abs(filepath.Join(s.opts.Profiles, fmt.Sprintf("%s-heap-%d.pprof", s.scenario, s.heaps)))
+	if err != nil {
+		return err
+	}
+	in, err := ask[shares](ctx, r.part, "heap", profileArgs{File: file})
+	if err != nil {
+		return err
+	}
+	mb := func(n int64) float64 { return float64(n) / (1 << 20) }
+	return os.WriteFile(file+".txt", fmt.Appendf(nil, "objects %.1f MB, fragments %.1f MB, stacks %.1f MB, free %.1f MB, other %.1f MB\n",
+		mb(in.Objects), mb(in.Fragments), mb(in.Stacks), mb(in.Free), mb(in.Other)), 0o600)
 }
 
 // restingMemory is what a relay with a setting takes when it has nothing to do.

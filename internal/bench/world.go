@@ -24,6 +24,7 @@ type stage struct {
 	report   *Report
 	parts    []*part
 	made     int
+	heaps    int
 }
 
 // part starts a process that ends with the scenario at the latest.
