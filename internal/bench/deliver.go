@@ -60,7 +60,7 @@ func (s *stage) deliver(ctx context.Context, d delivery) error {
 		return err
 	}
 	var at []int64
-	err = s.profiled(ctx, r, "", func() error {
+	cpu, err := s.spent(ctx, r, "", total, func() (err error) {
 		at, err = ask[[]int64](ctx, receiver, "wait", waitArgs{Name: "ok", Seconds: waitTime})
 		return err
 	})
@@ -82,7 +82,7 @@ func (s *stage) deliver(ctx context.Context, d delivery) error {
 	s.add(Figure{
 		Name: fmt.Sprintf("delivered, %s", d.text()), Unit: "webhooks/s", Value: float64(total-total/10) / (float64(at[1]-at[0]) / 1e9),
 		Bound: &bound, BoundOf: fmt.Sprintf("a bare net/http loop to %d hosts, half before and half after", d.boundHost),
-		Reach: Reach{ShareAtLeast, d.reach}, Size: fmt.Sprintf("%d webhooks", total), RecordsLost: lost,
+		Reach: Reach{ShareAtLeast, d.reach}, Size: fmt.Sprintf("%d webhooks", total), RecordsLost: lost, CPU: cpu,
 	})
 	return nil
 }

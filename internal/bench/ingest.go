@@ -10,7 +10,7 @@ const waitTime = 100.0
 
 func ingest(ctx context.Context, s *stage) error {
 	for _, n := range []int{1, 100} {
-		rate, err := s.ingestOver(ctx, n)
+		rate, cpu, err := s.ingestOver(ctx, n)
 		if err != nil {
 			return err
 		}
@@ -21,7 +21,7 @@ func ingest(ctx context.Context, s *stage) error {
 		s.add(Figure{
 			Name: fmt.Sprintf("SSE to PubAck over %s", streamsText(n)), Unit: "events/s", Value: rate, Bound: &bound,
 			BoundOf: "asynchronous JetStream publish of the same bytes", Reach: Reach{ShareAtLeast, 0.7},
-			Size: fmt.Sprintf("%d events", s.opts.Ingest),
+			Size: fmt.Sprintf("%d events", s.opts.Ingest), CPU: cpu,
 		})
 	}
 	return nil
@@ -44,29 +44,29 @@ func (s *stage) publishBound(ctx context.Context, dir string, n int) (float64, e
 }
 
 // ingestOver is how many events a second a relay brings from its streams into the log.
-func (s *stage) ingestOver(ctx context.Context, streams int) (perSecond float64, err error) {
+func (s *stage) ingestOver(ctx context.Context, streams int) (perSecond, cpu float64, err error) {
 	names := slugs(streams)
 	src, base, err := s.source(ctx, names)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	file, err := s.configure(setting{store: fmt.Sprintf("ingest-%d", streams), nex: base, slugs: names})
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	r, err := s.startRelay(ctx, file)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if _, err := ask[int64](ctx, src, "connected", connectedArgs{Seconds: waitTime}); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	log, err := s.connect(ctx, r)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	n := s.opts.Ingest / streams * streams
-	err = s.profiled(ctx, r, fmt.Sprintf("-%d", streams), func() error {
+	cpu, err = s.spent(ctx, r, fmt.Sprintf("-%d", streams), n, func() error {
 		began, err := ask[int64](ctx, src, "emit", emitArgs{N: n})
 		if err != nil {
 			return err
@@ -76,9 +76,9 @@ func (s *stage) ingestOver(ctx context.Context, streams int) (perSecond float64,
 		return err
 	})
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	return perSecond, s.finish(ctx, r, src, log)
+	return perSecond, cpu, s.finish(ctx, r, src, log)
 }
 
 // source starts a Nex with so many workspaces.

@@ -42,7 +42,10 @@ type Figure struct {
 	Reach    Reach   `json:"reach"`
 	Met      bool    `json:"met"`
 	Size     string  `json:"size"` // how much of it was measured
-	Note     string  `json:"note,omitempty"`
+	// CPU is the relay's processor time for each event or webhook, in microseconds, its server inside included; 0 where it was not
+	// measured.
+	CPU  float64 `json:"cpu_us_each,omitempty"`
+	Note string  `json:"note,omitempty"`
 	// RecordsLost counts the attempts that left no record: a figure that was come to so has not reached anything.
 	RecordsLost int `json:"records_lost,omitempty"`
 }
@@ -105,14 +108,18 @@ func (r *Report) Table(w io.Writer) error {
 	m := r.Machine
 	fmt.Fprintf(w, "%s, %d processors, %s/%s, %s; scale %s; %.0f s\n\n", m.Processor, m.Processors, m.OS, m.Arch, m.Go, r.Scale, r.Seconds)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "SCENARIO\tFIGURE\tRELAY\tBOUND\tBESIDE IT\tREACH\tREACHED\tMEASURED")
+	fmt.Fprintln(t, "SCENARIO\tFIGURE\tRELAY\tBOUND\tBESIDE IT\tREACH\tREACHED\tCPU EACH\tMEASURED")
 	for _, f := range r.Figures {
 		bound := "-"
 		if f.Bound != nil {
 			bound = number(*f.Bound)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", f.Scenario, f.Name+", "+f.Unit, number(f.Value), bound,
-			f.Reach.Kind.text(f.Compared, f.Unit), f.Reach.text(f.Unit), map[bool]string{true: "yes", false: "NO"}[f.Met], f.Size)
+		cpu := "-"
+		if f.CPU > 0 {
+			cpu = fmt.Sprintf("%.0f µs", f.CPU)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", f.Scenario, f.Name+", "+f.Unit, number(f.Value), bound,
+			f.Reach.Kind.text(f.Compared, f.Unit), f.Reach.text(f.Unit), map[bool]string{true: "yes", false: "NO"}[f.Met], cpu, f.Size)
 	}
 	if err := t.Flush(); err != nil {
 		return err

@@ -158,6 +158,20 @@ func (s *stage) introduce(ctx context.Context, file string) error {
 	return s.stopRelay(ctx, r)
 }
 
+// spent has a relay do something so many times, and answers how much processor time each took it, in microseconds: what the machine
+// can do depends on who else uses it, this hardly. It profiles the phase, where that was asked for.
+func (s *stage) spent(ctx context.Context, r *relay, phase string, n int, do func() error) (each float64, err error) {
+	before, err := ask[usage](ctx, r.part, "usage", nothing{})
+	if err != nil {
+		return 0, err
+	}
+	if err := s.profiled(ctx, r, phase, do); err != nil {
+		return 0, err
+	}
+	after, err := ask[usage](ctx, r.part, "usage", nothing{})
+	return (after.CPU - before.CPU) * 1e6 / float64(n), err
+}
+
 // profiled profiles a phase of the relay, where that was asked for.
 func (s *stage) profiled(ctx context.Context, r *relay, phase string, do func() error) error {
 	if s.opts.Profiles == "" {
