@@ -14,6 +14,7 @@ import (
 type benchCmd struct {
 	Only     []string `sep:"," placeholder:"NAME,..." help:"These scenarios only; --list names them."`
 	Scale    string   `enum:"quick,standard,full" default:"standard" help:"How much of each: standard (under three minutes on two processors), full (every size that the reaches are set for), quick (shows only that it works)."`
+	Size     int      `placeholder:"BYTES" help:"Size of an insight, 512 to 524288 bytes; 1024 if left out. What is larger than 4096 comes in smaller numbers."`
 	JSON     bool     `name:"json" help:"Print the figures as JSON."`
 	List     bool     `help:"Print the scenarios and end."`
 	Dir      string   `type:"path" help:"Where the logs on disk are made, 2 GB with --scale full; they are removed again. The directory for temporary files if left out."`
@@ -35,12 +36,12 @@ func (c *benchCmd) Run(ctx context.Context, e env) error {
 		return err
 	}
 	o := bench.Options{
-		Command: []string{self, benchPartName}, Only: c.Only, Dir: c.Dir, Profiles: c.Profiles,
+		Command: []string{self, benchPartName}, Only: c.Only, Size: c.Size, Dir: c.Dir, Profiles: c.Profiles,
 		Scale:    map[string]bench.Scale{"quick": bench.Quick, "standard": bench.Standard, "full": bench.Full}[c.Scale],
 		Progress: func(text string) { fmt.Fprintln(e.stderr, text) },
 	}
 	if err := o.Check(); err != nil {
-		return usageError{fmt.Errorf("--only: %w", err)}
+		return usageError{err}
 	}
 	report, err := bench.Run(ctx, o)
 	if report == nil {
@@ -68,11 +69,12 @@ func (c *benchCmd) list(e env) error {
 const benchPartName = "bench-part"
 
 type benchPartCmd struct {
+	Size int    `arg:""`
 	Role string `arg:""`
 }
 
 func (c *benchPartCmd) Run(ctx context.Context, e env) error {
-	return bench.Serve(ctx, c.Role, os.Stdin, e.stdout, func(ctx context.Context, file string, up func(http, nats string)) error {
+	return bench.Serve(ctx, c.Role, c.Size, os.Stdin, e.stdout, func(ctx context.Context, file string, up func(http, nats string)) error {
 		run := runCmd{configFlags{Config: file}}
 		return run.serve(ctx, env{vars: withoutKeys(e.vars), stdout: e.stderr, stderr: e.stderr}, func(r *relay.Relay) { up(r.Addr(), r.NATSURL()) })
 	})

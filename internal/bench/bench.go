@@ -25,8 +25,10 @@ import (
 
 // Options of a run.
 type Options struct {
-	// Command starts a part: its arguments are followed by the name of the role. See [Serve].
+	// Command starts a part: its arguments are followed by the size of an insight and the name of the role. See [Serve].
 	Command []string
+	// Size of an insight in bytes, UsualSize if 0. What is larger comes in smaller numbers.
+	Size int
 	// Only names the scenarios to run; empty means all.
 	Only []string
 	Scale
@@ -62,13 +64,16 @@ var Scenarios = []Scenario{
 
 // Check finds what is wrong with the options.
 func (o Options) Check() error {
+	if o.Size != 0 && (o.Size < MinSize || o.Size > MaxSize) {
+		return fmt.Errorf("--size %d: %d to %d bytes are needed", o.Size, MinSize, MaxSize)
+	}
 	var names []string
 	for _, s := range Scenarios {
 		names = append(names, s.Name)
 	}
 	for _, name := range o.Only {
 		if !slices.Contains(names, name) {
-			return fmt.Errorf("scenario %q is not known: choose from %s", name, strings.Join(names, ", "))
+			return fmt.Errorf("--only: scenario %q is not known: choose from %s", name, strings.Join(names, ", "))
 		}
 	}
 	return nil
@@ -90,8 +95,12 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 			return nil, err
 		}
 	}
+	if o.Size == 0 {
+		o.Size = UsualSize
+	}
+	o.Scale = o.Scale.sized(o.Size)
 	began := time.Now()
-	report := &Report{Machine: thisMachine(), At: began.UTC(), Scale: o.Scale.Name}
+	report := &Report{Machine: thisMachine(), At: began.UTC(), Scale: o.Scale.Name, Size: o.Size}
 	var failed error
 	for _, s := range Scenarios {
 		if len(o.Only) > 0 && !slices.Contains(o.Only, s.Name) {

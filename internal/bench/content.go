@@ -8,8 +8,11 @@ import (
 	"github.com/nex-crm/relay/internal/event"
 )
 
-// insightSize is how large an insight is, as Nex would send it, in bytes.
-const insightSize = 1024
+// UsualSize is how large an insight is, as Nex would send it, unless a run asks for another size, in bytes.
+const UsualSize = 1024
+
+// insightSize is how large this process makes them; Serve sets it.
+var insightSize = UsualSize
 
 const (
 	insightHead = `{"type":"`
@@ -21,16 +24,20 @@ const (
 	workspaceTail = `","business_info":{"name":"Acme Corp","domain":"acme.com"}}`
 )
 
-var filler = strings.Repeat("budget approval is expected next quarter ", 1+insightSize/40)
+// MinSize and MaxSize bound what a run may ask for: what an insight is made of, and what Nex sends at most.
+const MinSize, MaxSize = 512, 512 << 10
+
+const filler = "budget approval is expected next quarter "
 
 // appendInsight appends an insight of insightSize bytes. No two of one workspace say the same.
 func appendInsight(dst []byte, kind string, n int) []byte {
+	begin := len(dst)
 	dst = append(append(append(dst, insightHead...), kind...), insightMid...)
-	own := len(dst)
-	dst = strconv.AppendInt(dst, int64(n), 10)
-	dst = append(dst, ' ')
-	rest := insightSize - len(insightHead) - len(kind) - len(insightMid) - (len(dst) - own) - len(insightTail)
-	return append(append(dst, filler[:max(0, rest)]...), insightTail...)
+	dst = append(strconv.AppendInt(dst, int64(n), 10), ' ')
+	for rest := begin + insightSize - len(insightTail) - len(dst); rest > 0; rest -= len(filler) {
+		dst = append(dst, filler[:min(rest, len(filler))]...)
+	}
+	return append(dst, insightTail...)
 }
 
 // batch is an insight as Nex's stream brings it.

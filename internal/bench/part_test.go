@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(1)
 	default:
-		if err := Serve(context.Background(), os.Args[1], os.Stdin, os.Stdout, nil); err != nil {
+		if err := Serve(context.Background(), os.Args[1], UsualSize, os.Stdin, os.Stdout, nil); err != nil {
 			os.Exit(1)
 		}
 		os.Exit(0)
@@ -104,7 +104,7 @@ func serve(t *testing.T, role string, requests ...request) (list []answer) {
 	in, to := io.Pipe()
 	from, out := io.Pipe()
 	done := make(chan error, 1)
-	go func() { done <- Serve(t.Context(), role, in, out, nil) }()
+	go func() { done <- Serve(t.Context(), role, UsualSize, in, out, nil) }()
 	lines := bufio.NewReader(from)
 	for _, r := range requests {
 		text, err := json.Marshal(r)
@@ -145,7 +145,7 @@ func TestServe(t *testing.T) {
 	if !strings.Contains(got[0].Error, "nonsense") || got[1].Error == "" {
 		t.Errorf("%+v", got[:2])
 	}
-	if err := Serve(t.Context(), "nobody", bytes.NewReader(nil), io.Discard, nil); err == nil {
+	if err := Serve(t.Context(), "nobody", UsualSize, bytes.NewReader(nil), io.Discard, nil); err == nil {
 		t.Error("a role that is not known is taken")
 	}
 }

@@ -16,6 +16,7 @@ type Report struct {
 	Machine  Machine   `json:"machine"`
 	At       time.Time `json:"at"`
 	Scale    string    `json:"scale"`
+	Size     int       `json:"insight_bytes"`
 	Seconds  float64   `json:"seconds"` // the run took
 	Figures  []Figure  `json:"figures"`
 	Failures []string  `json:"failures,omitempty"` // scenarios that could not be measured, and why
@@ -106,7 +107,7 @@ func (r *Report) JSON(w io.Writer) error {
 // Table writes the report for people.
 func (r *Report) Table(w io.Writer) error {
 	m := r.Machine
-	fmt.Fprintf(w, "%s, %d processors, %s/%s, %s; scale %s; %.0f s\n\n", m.Processor, m.Processors, m.OS, m.Arch, m.Go, r.Scale, r.Seconds)
+	fmt.Fprintf(w, "%s, %d processors, %s/%s, %s; scale %s, insights of %d bytes; %.0f s\n\n", m.Processor, m.Processors, m.OS, m.Arch, m.Go, r.Scale, r.Size, r.Seconds)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "SCENARIO\tFIGURE\tRELAY\tBOUND\tBESIDE IT\tREACH\tREACHED\tCPU EACH\tMEASURED")
 	for _, f := range r.Figures {

@@ -47,3 +47,13 @@ var (
 		Settle: 0, Patience: 2 * time.Minute,
 	}
 )
+
+// sized is the scale with as many events as their size allows: above 4 KB the bytes stay the same.
+func (s Scale) sized(size int) Scale {
+	if size > 4096 {
+		for _, n := range []*int{&s.Ingest, &s.Deliver, &s.Burst, &s.Parked, &s.Log} {
+			*n = max(100, *n*4096/size)
+		}
+	}
+	return s
+}

@@ -16,8 +16,10 @@ import (
 // Daemon runs a relay as `relay run -c file` does, until ctx ends. It calls up once every part of it runs.
 type Daemon func(ctx context.Context, file string, up func(http, nats string)) error
 
-// Serve is a part, from inside: it takes a role and answers what it is asked on in, on out, until in ends or ctx does.
-func Serve(ctx context.Context, role string, in io.Reader, out io.Writer, daemon Daemon) error {
+// Serve is a part, from inside: it takes a role and answers what it is asked on in, on out, until in ends or ctx does. The insights of
+// its process have size bytes.
+func Serve(ctx context.Context, role string, size int, in io.Reader, out io.Writer, daemon Daemon) error {
+	insightSize = size
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var ops map[string]handler

@@ -30,7 +30,7 @@ type stage struct {
 // part starts a process that ends with the scenario at the latest.
 func (s *stage) part(role string) (*part, error) {
 	s.made++
-	p, err := startPart(s.opts.Command, role, filepath.Join(s.dir, fmt.Sprintf("%s-%d.log", role, s.made)))
+	p, err := startPart(append(s.opts.Command[:len(s.opts.Command):len(s.opts.Command)], strconv.Itoa(s.opts.Size)), role, filepath.Join(s.dir, fmt.Sprintf("%s-%d.log", role, s.made)))
 	if err == nil {
 		s.parts = append(s.parts, p)
 	}
