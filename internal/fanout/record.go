@@ -70,9 +70,11 @@ func newAttempt(d *delivery, start time.Time, result webhook.Result, decision De
 }
 
 const (
-	recordQueue   = 8192
+	// recordQueue is how many records may wait to be written, some 600 bytes each: two to three seconds of full speed.
+	recordQueue   = 32768
 	recordPending = 4096
-	// recordStall is how long a record waits for room among those that JetStream has not answered: meanwhile the queue takes others.
+	// recordStall is how long the writing may stand still because recordPending records are without an answer. nats.go's own
+	// 200 ms are over while a busy machine syncs a file.
 	recordStall = 5 * time.Second
 )
 
