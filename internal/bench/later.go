@@ -13,7 +13,11 @@ func retries(ctx context.Context, s *stage) error {
 		return err
 	}
 	n := s.opts.Parked
-	file, err := s.configure(setting{store: "log", endpoints: []target{{id: "crm", url: hosts[0] + "/crm/down"}}})
+	file, err := s.configure(setting{
+		store: "log", endpoints: []target{{id: "crm", url: hosts[0] + "/crm/down"}},
+		// What was tried while it was down comes back at once, not after five minutes.
+		schedule: "[0s, 5s, 5s, 5s, 5s, 5s, 5s, 5s, 5s, 5s, 5s, 5s, 5s, 5s, 5s, 5s]",
+	})
 	if err != nil {
 		return err
 	}

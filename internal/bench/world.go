@@ -99,6 +99,7 @@ type setting struct {
 	nex       string // base URL
 	slugs     []string
 	endpoints []target
+	schedule  string // of the attempts, in YAML; empty = the relay's own
 }
 
 // configure writes a plain relay.yaml.
@@ -108,7 +109,12 @@ func (s *stage) configure(w setting) (file string, err error) {
 		w.nex = "http://127.0.0.1:1/api/developers" // no workspace asks it
 	}
 	fmt.Fprintf(&b, "nex: {base_url: %q}\nnats: {embedded: {listen: \"127.0.0.1:0\", store_dir: %q}}\n", w.nex, s.path(w.store))
-	b.WriteString("webhooks: {allow_http: true, allow_networks: [127.0.0.0/8]}\nhttp: {listen: \"127.0.0.1:0\"}\nlog: {level: warn}\n")
+	schedule := ""
+	if w.schedule != "" {
+		schedule = ", schedule: " + w.schedule
+	}
+	fmt.Fprintf(&b, "webhooks: {allow_http: true, allow_networks: [127.0.0.0/8]%s}\n", schedule)
+	b.WriteString("http: {listen: \"127.0.0.1:0\"}\nlog: {level: warn}\n")
 	b.WriteString("workspaces:\n")
 	for _, slug := range w.slugs {
 		fmt.Fprintf(&b, "  - {name: %s, api_key: %s}\n", slug, nexsim.DefaultKey(slug))
