@@ -21,16 +21,19 @@ const module = "github.com/nex-crm/relay"
 // mayImport is the direction of the whole program: for each package, which of our own its product code may import. A
 // test may import more, as a program would.
 var mayImport = map[string][]string{
-	"cmd/relay":            {"internal/api", "internal/config", "internal/nexsim", "internal/relay", "internal/webhook"},
-	"internal/api":         {"internal/bus", "internal/endpoint", "internal/event", "internal/fanout", "internal/stream", "internal/webhook"},
+	"cmd/relay":            {"internal/api", "internal/bench", "internal/config", "internal/nexsim", "internal/relay", "internal/webhook"},
+	"internal/api":         {"internal/bus", "internal/dashboard", "internal/endpoint", "internal/event", "internal/fanout", "internal/live", "internal/stream", "internal/webhook"},
+	"internal/bench":       {"internal/bus", "internal/config", "internal/endpoint", "internal/event", "internal/nexsim", "internal/webhook"}, // starts the relay as a process
 	"internal/bus":         {"internal/event"},
 	"internal/bus/bustest": {"internal/bus"},
 	"internal/chaos":       {"internal/nexsim", "internal/porttest", "internal/webhook"}, // starts the relay as a process, and looks from outside
 	"internal/config":      {},
+	"internal/dashboard":   {},
 	"internal/endpoint":    {"internal/event", "internal/shape", "internal/webhook"},
 	"internal/event":       {},
 	"internal/fanout":      {"internal/bus", "internal/endpoint", "internal/event", "internal/shape", "internal/webhook"},
 	"internal/lease":       {},
+	"internal/live":        {"internal/bus", "internal/event", "internal/fanout", "internal/webhook"},
 	"internal/nex":         {},
 	"internal/nexsim":      {"internal/nex"},
 	"internal/porttest":    {},

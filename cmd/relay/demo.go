@@ -273,6 +273,7 @@ func (d *demo) await(ctx context.Context) error {
 	defer cancel()
 	d.view.step("embedded NATS", d.relay.NATSURL())
 	d.view.step("relay", "http://"+d.relay.Addr())
+	d.view.step("dashboard", "http://"+d.relay.Addr()+"/")
 	for _, name := range d.names {
 		if err := d.sim.WaitConnected(ctx, name, 1); err != nil {
 			return fmt.Errorf("workspace %s: its stream did not connect: %w", name, err)

@@ -16,15 +16,16 @@ const endpointsPath = "/api/v1/endpoints"
 
 // endpointsCmd is the endpoints of a running relay.
 type endpointsCmd struct {
-	List         endpointsList   `cmd:"" default:"withargs" help:"List them."`
-	Show         endpointsShow   `cmd:"" help:"Show one."`
-	Create       endpointsCreate `cmd:"" help:"Make one: relay endpoints create url=https://… events=nex.insight.risk"`
-	Change       endpointsChange `cmd:"" help:"Change one: relay endpoints change crm rate_limit=10/s headers.X-Tenant=acme"`
-	Delete       endpointsDelete `cmd:"" help:"Delete one, with what waits for it."`
-	Enable       endpointsEnable `cmd:"" help:"Let one go on that was paused or disabled."`
-	Disable      endpointsPause  `cmd:"" help:"Pause one: it keeps its place in the log."`
-	Test         endpointsTest   `cmd:"" help:"Send one a test event, and show what it answers."`
-	RotateSecret endpointsRotate `cmd:"" help:"Replace its secrets; the old ones sign on for a while."`
+	List         endpointsList        `cmd:"" default:"withargs" help:"List them."`
+	Show         endpointsShow        `cmd:"" help:"Show one."`
+	Undelivered  endpointsUndelivered `cmd:"" help:"Count what one is still to get, and how old the oldest of it is."`
+	Create       endpointsCreate      `cmd:"" help:"Make one: relay endpoints create url=https://… events=nex.insight.risk"`
+	Change       endpointsChange      `cmd:"" help:"Change one: relay endpoints change crm rate_limit=10/s headers.X-Tenant=acme"`
+	Delete       endpointsDelete      `cmd:"" help:"Delete one, with what waits for it."`
+	Enable       endpointsEnable      `cmd:"" help:"Let one go on that was paused or disabled."`
+	Disable      endpointsPause       `cmd:"" help:"Pause one: it keeps its place in the log."`
+	Test         endpointsTest        `cmd:"" help:"Send one a test event, and show what it answers."`
+	RotateSecret endpointsRotate      `cmd:"" help:"Replace its secrets; the old ones sign on for a while."`
 }
 
 type oneEndpoint struct {
@@ -66,6 +67,15 @@ type endpointsShow struct {
 
 func (c *endpointsShow) Run(ctx context.Context, e env) error {
 	return c.do(ctx, e, "GET", c.path(), nil)
+}
+
+type endpointsUndelivered struct {
+	admin
+	oneEndpoint
+}
+
+func (c *endpointsUndelivered) Run(ctx context.Context, e env) error {
+	return c.do(ctx, e, "GET", c.path("/undelivered"), nil)
 }
 
 // do makes a request and prints the answer.

@@ -44,7 +44,10 @@ type cli struct {
 	Endpoints  endpointsCmd  `cmd:"" help:"List, make and change the endpoints of a running relay."`
 	Deliveries deliveriesCmd `cmd:"" help:"Attempts at a running relay; deliver again, and replay."`
 	Dead       deadCmd       `cmd:"" help:"Dead letters of a running relay: list, retry, delete."`
+	Erase      eraseCmd      `cmd:"" help:"Remove everything that is stored of a workspace, or of one of its subjects."`
 	Trace      traceCmd      `cmd:"" help:"Print one event's way, from Nex to every attempt."`
+	Bench      benchCmd      `cmd:"" help:"Measure what a relay carries on this machine, beside what the machine can do."`
+	BenchPart  benchPartCmd  `cmd:"" hidden:""`
 	Version    versionCmd    `cmd:"" help:"Print the version."`
 }
 

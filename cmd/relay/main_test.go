@@ -24,7 +24,12 @@ import (
 	"github.com/nex-crm/relay/internal/webhook"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == benchPartName { // relay bench has started this binary
+		main()
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const patience = 30 * time.Second
 
@@ -64,6 +69,7 @@ func (o *output) await(t *testing.T, pattern string) string {
 type command struct {
 	out, err *output
 	stop     func() int
+	wait     func() int // until it ends by itself
 }
 
 func start(t *testing.T, vars []string, args ...string) *command {
@@ -72,7 +78,8 @@ func start(t *testing.T, vars []string, args ...string) *command {
 	c := &command{out: &output{}, err: &output{}}
 	code := make(chan int, 1)
 	go func() { code <- run(ctx, args, env{vars: vars, stdout: c.out, stderr: c.err}) }()
-	c.stop = sync.OnceValue(func() int { cancel(); return <-code })
+	c.wait = sync.OnceValue(func() int { return <-code })
+	c.stop = func() int { cancel(); return c.wait() }
 	t.Cleanup(func() { c.stop() })
 	return c
 }
@@ -99,7 +106,7 @@ func TestUsage(t *testing.T) {
 		code int
 		want []string // in stdout for 0, else in stderr
 	}{
-		{"--help", 0, []string{"demo", "run", "check", "simulate", "listen", "tail", "version"}},
+		{"--help", 0, []string{"demo", "run", "check", "simulate", "listen", "tail", "bench", "version"}},
 		{"", 0, []string{"relay demo"}},
 		{"run --help", 0, []string{"SIGTERM", "--config", "RELAY_NATS__URL"}},
 		{"check --help", 0, []string{"Exit code"}},
@@ -107,12 +114,14 @@ func TestUsage(t *testing.T) {
 		{"listen --help", 0, []string{"--secret-file", "--public-key"}},
 		{"tail --help", 0, []string{"nex.*.insight.risk"}},
 		{"demo --help", 0, []string{"--for"}},
+		{"bench --help", 0, []string{"--only", "--scale", "--json", "beside a bound"}},
 		{"version", 0, []string{"relay dev"}},
 		{"nonsense", 2, []string{"nonsense", "--help"}},
 		{"run --nonsense", 2, []string{"--nonsense"}},
 		{"demo --for soon", 2, []string{"--for"}},
 		{"demo --workspaces 99", 2, []string{"1 to 8"}},
 		{"demo --rate -1", 2, []string{"--rate"}},
+		{"bench --scale huge", 2, []string{"--scale", "standard"}},
 		{"listen --status 99", 2, []string{"--status"}},
 		{"listen --secret nonsense", 2, []string{"secret"}},
 		{"listen --public-key whpk_sentinel", 2, []string{"public key"}},
@@ -170,7 +179,16 @@ func TestDemo(t *testing.T) {
 func TestDemoEndsAtCtrlC(t *testing.T) {
 	t.Parallel()
 	c := start(t, nil, "demo", "--rate", "50")
+	address := c.out.await(t, `started dashboard +(\S+)`)
 	c.out.await(t, `200 verified`)
+	page, err := http.Get(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer page.Body.Close()
+	if page.StatusCode != http.StatusOK || !strings.HasPrefix(page.Header.Get("Content-Type"), "text/html") {
+		t.Errorf("%s: %s %s", address, page.Status, page.Header.Get("Content-Type"))
+	}
 	if code := c.stop(); code != 0 || !summaryForm.MatchString(c.out.String()) {
 		t.Errorf("exit %d\n%s%s", code, c.out, c.err)
 	}

@@ -60,7 +60,10 @@ func (c *runCmd) Help() string {
 		"Every key of the file can come from the environment too: nats.url is RELAY_NATS__URL."
 }
 
-func (c *runCmd) Run(ctx context.Context, e env) error {
+func (c *runCmd) Run(ctx context.Context, e env) error { return c.serve(ctx, e, func(*relay.Relay) {}) }
+
+// serve runs the relay until ctx ends; up hears when every part of it runs.
+func (c *runCmd) serve(ctx context.Context, e env, up func(*relay.Relay)) error {
 	cfg, source, err := c.load(e)
 	if err != nil {
 		return err
@@ -80,6 +83,15 @@ func (c *runCmd) Run(ctx context.Context, e env) error {
 		return err
 	}
 	collectSooner(e)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-r.Ready():
+			up(r)
+		case <-ctx.Done():
+		}
+	}()
 	return r.Run(ctx)
 }
 

@@ -102,6 +102,10 @@ func logged(out *tabwriter.Writer, stored *api.StoredEvent) []step {
 	}
 	fmt.Fprintln(out)
 	steps := []step{{stored.Stored, "logged", "the log has taken it"}}
+	if stored.Received != nil {
+		came := map[string]string{"stream": "over the stream", "replay": "in the replay after a connect", "rest": "over REST, when a gap was filled"}
+		steps = append(steps, step{*stored.Received, "received", came[stored.Via]})
+	}
 	if !event.Time.IsZero() && !event.Time.After(stored.Stored) {
 		steps = append(steps, step{event.Time, "emitted", "by Nex"})
 	}

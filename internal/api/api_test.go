@@ -81,9 +81,22 @@ func do(h http.Handler, method, target, body string, header ...string) *httptest
 	if host := r.Header.Get("Host"); host != "" {
 		r.Host = host
 	}
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r)
-	return w
+	ctx, gone := context.WithCancel(r.Context())
+	defer gone()
+	w := &impatient{httptest.NewRecorder(), gone}
+	h.ServeHTTP(w, r.WithContext(ctx))
+	return w.ResponseRecorder
+}
+
+// impatient goes away as soon as a part of the answer has come: an answer that has parts does not end by itself.
+type impatient struct {
+	*httptest.ResponseRecorder
+	gone func()
+}
+
+func (i *impatient) Flush() {
+	i.ResponseRecorder.Flush()
+	i.gone()
 }
 
 func authorized(h http.Handler, method, target, body string) *httptest.ResponseRecorder {

@@ -1,9 +1,6 @@
 package api
 
-import (
-	"fmt"
-	"net/http"
-)
+import "net/http"
 
 // healthz says that the process answers. It depends on nothing: a relay whose NATS is away must not be restarted for it.
 func (s *server) healthz(w http.ResponseWriter, _ *http.Request) {
@@ -20,9 +17,4 @@ func (s *server) readyz(w http.ResponseWriter, _ *http.Request) {
 		}
 	}
 	writeJSON(w, code, map[string]any{"status": status, "checks": checks})
-}
-
-func (s *server) index(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	fmt.Fprintf(w, "relay %s\n\n/healthz\n/readyz\n/metrics\n/api/v1/workspaces\n/api/v1/endpoints\n", s.cfg.Version)
 }

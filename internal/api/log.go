@@ -97,6 +97,8 @@ type StoredEvent struct {
 	Sequence uint64          `json:"sequence" doc:"Its place in the log."`
 	Stored   time.Time       `json:"stored" doc:"When the log took it."`
 	Subject  string          `json:"subject" doc:"Its NATS subject."`
+	Via      string          `json:"via,omitempty" doc:"How it came from Nex: live over the stream, in its replay after a connect, or over REST when a gap was filled." enum:"stream,replay,rest"`
+	Received *time.Time      `json:"received,omitempty" doc:"When it came from Nex."`
 	Trace    string          `json:"traceparent,omitempty" doc:"Its W3C trace context; every webhook of it is a child of this."`
 	Event    json.RawMessage `json:"event" doc:"The CloudEvent."`
 }
@@ -105,6 +107,13 @@ func storedEvent(m bus.Stored) StoredEvent {
 	out := StoredEvent{Sequence: m.Sequence, Stored: m.Time.UTC(), Subject: m.Subject, Trace: m.Header.Get(bus.HeaderTraceparent), Event: json.RawMessage("null")}
 	if json.Valid(m.Data) {
 		out.Event = m.Data
+	}
+	switch via := m.Header.Get(bus.HeaderVia); via {
+	case event.ViaStream, event.ViaReplay, event.ViaREST:
+		out.Via = via
+	}
+	if at, err := time.Parse(time.RFC3339Nano, m.Header.Get(bus.HeaderReceived)); err == nil {
+		out.Received = &at
 	}
 	return out
 }

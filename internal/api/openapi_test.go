@@ -63,6 +63,8 @@ type held struct {
 	seen   map[string]bool // operation ids that have succeeded
 }
 
+func init() { openapi3filter.RegisterBodyDecoder("text/event-stream", openapi3filter.FileBodyDecoder) }
+
 func hold(t *testing.T, h http.Handler) *held {
 	t.Helper()
 	router, err := gorillamux.NewRouter(document(t, h))
@@ -167,8 +169,16 @@ func TestEveryOperationAsDocumented(t *testing.T) {
 	c.call("POST", "/api/v1/endpoints/crm/rotate-events-token", "")
 	c.call("POST", "/api/v1/try", `{"filter":"event.data.n == 1","shape":"binary","last":10}`)
 	c.call("POST", "/api/v1/try", `{"shape":"nonsense"}`)
+	c.call("GET", "/api/v1/endpoints/crm/undelivered", "")
+	c.call("GET", "/api/v1/endpoints/none/undelivered", "")
+	c.call("POST", "/api/v1/erase", `{"workspace":"Acme Corp","subject":"person/John","dry_run":true}`)
+	c.call("POST", "/api/v1/erase", `{"workspace":""}`)
 	c.call("DELETE", "/api/v1/endpoints/crm", "")
 	c.call("GET", "/.well-known/webhook-keys", "")
+	c.call("GET", "/api/v1/token", "")
+	c.call("GET", "/api/v1/live?kind=event,attempt&endpoint=crm", "", "Last-Event-ID", "1")
+	c.call("GET", "/api/v1/live?kind=nonsense", "")
+	c.call("GET", "/api/v1/live?workspace=acme_corp", "", "Last-Event-ID", "nonsense")
 	for path, item := range document(t, h).Paths.Map() {
 		for method, op := range item.Operations() {
 			if !c.seen[op.OperationID] {
@@ -223,8 +233,12 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"listReplays":          {"GET", "/api/v1/endpoints/{id}/replays", "", []int{401, 401, 200, 200, 200, 404, 200}},
 		"cancelReplay":         {"DELETE", "/api/v1/endpoints/{id}/replays/{replay}", "", []int{401, 401, 204, 403, 204, 404, 403}},
 		"try":                  {"POST", "/api/v1/try", `{"workspaces":["acme"]}`, []int{401, 401, 200, 200, 200, 400, 200}},
+		"erase":                {"POST", "/api/v1/erase", `{"workspace":"acme","dry_run":true}`, []int{401, 401, 200, 403, 403, 403, 403}},
+		"undelivered":          {"GET", "/api/v1/endpoints/{id}/undelivered", "", []int{401, 401, 200, 200, 200, 404, 200}},
 		"pullEvents":           {"GET", "/api/v1/endpoints/{id}/events", "", []int{401, 401, 200, 200, 200, 404, 200}},
 		"rotateEventsToken":    {"POST", "/api/v1/endpoints/{id}/rotate-events-token", "", []int{401, 401, 200, 403, 200, 404, 403}},
+		"getToken":             {"GET", "/api/v1/token", "", []int{401, 401, 200, 200, 200, 200, 200}},
+		"live":                 {"GET", "/api/v1/live?endpoint={id}", "", []int{401, 401, 200, 200, 200, 404, 200}},
 		"webhookKeys":          {"GET", "/.well-known/webhook-keys", "", []int{200, 200, 200, 200, 200, 200, 200}},
 	}
 	for path, item := range document(t, h).Paths.Map() {

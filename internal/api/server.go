@@ -1,4 +1,4 @@
-// Package api is the relay's HTTP side: health, readiness, metrics, and the admin API over workspaces and endpoints.
+// Package api is the relay's HTTP side: health, readiness, metrics, the dashboard, and the admin API over workspaces and endpoints.
 package api
 
 import (
@@ -12,8 +12,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/nex-crm/relay/internal/bus"
+	"github.com/nex-crm/relay/internal/dashboard"
 	"github.com/nex-crm/relay/internal/endpoint"
 	"github.com/nex-crm/relay/internal/fanout"
+	"github.com/nex-crm/relay/internal/live"
 	"github.com/nex-crm/relay/internal/stream"
 )
 
@@ -60,24 +62,35 @@ type server struct {
 	log    *slog.Logger
 	api    huma.API
 	tokens []knownToken
+	live   live.Hub
+	pasts  chan struct{} // bounds who asks for what he has missed
 }
 
 // NewServer is the HTTP server, without a listener.
 func NewServer(cfg Config) *http.Server {
-	log := cfg.Logger.With("component", "http")
-	return &http.Server{
-		Handler:           Handler(cfg),
+	s := newServer(cfg)
+	server := &http.Server{
+		Handler:           s.handler(),
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
+	server.RegisterOnShutdown(s.live.Close) // it would wait for those who watch
+	return server
 }
 
 // Handler holds every route.
-func Handler(cfg Config) http.Handler {
-	s := &server{cfg: cfg, log: cfg.Logger.With("component", "http"), tokens: knownTokens(cfg.Tokens)}
+func Handler(cfg Config) http.Handler { return newServer(cfg).handler() }
+
+func newServer(cfg Config) *server {
+	return &server{
+		cfg: cfg, log: cfg.Logger.With("component", "http"), tokens: knownTokens(cfg.Tokens), pasts: make(chan struct{}, pastAtOnce),
+	}
+}
+
+func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
 	s.api = s.newAPI(mux)
 	s.workspaceOperations()
@@ -87,14 +100,20 @@ func Handler(cfg Config) http.Handler {
 	s.attemptOperations()
 	s.deadLetterOperations()
 	s.replayOperations()
+	s.undeliveredOperations()
+	s.eraseOperations()
 	s.tryOperations()
 	s.pullOperations()
+	s.liveOperations()
+	s.tokenOperations()
 	mux.HandleFunc("GET /api/openapi.json", s.openAPI())
 	mux.HandleFunc("/api/", s.nothing(mux))
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(cfg.Gatherer, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /{$}", s.index)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.cfg.Gatherer, promhttp.HandlerOpts{}))
+	page := dashboard.Handler()
+	mux.Handle("GET /{$}", page)
+	mux.Handle("GET /dashboard/{file}", page)
 	handler := s.once(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")

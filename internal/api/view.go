@@ -49,6 +49,8 @@ type Endpoint struct {
 	Revision    uint64             `json:"revision,omitempty" doc:"Counts the changes of its settings; an endpoint of the config file has none."`
 	// FailingSince is when a run of failures began that no success has ended.
 	FailingSince *time.Time `json:"failing_since,omitempty" doc:"When a run of failures began that no success has ended."`
+	// LossAhead is since when it is known that the log will lose what the endpoint is still to get.
+	LossAhead *time.Time `json:"loss_ahead,omitempty" doc:"Since when it is known that the log will lose what the endpoint is still to get, before long."`
 	// Position is the endpoint's place in the log while it is not active.
 	Position uint64 `json:"position,omitempty" doc:"Its place in the log while it is not active."`
 	// HeldUp is the event that fails at an ordered endpoint and holds up those behind it.
@@ -76,7 +78,7 @@ func (s *server) show(e *endpoint.Endpoint) Endpoint {
 		ID: e.ID, URL: e.URL, Description: e.Description, Events: e.Events, Workspaces: e.Workspaces, MaxInFlight: e.MaxInFlight,
 		Enabled: e.Enabled, State: state(e), Disabled: e.Disabled, Source: e.Source, RateLimit: e.RateLimit, Ordered: e.Ordered,
 		Filter: e.Filter, Resume: e.Resume, Handshake: e.Handshake, FailingSince: e.State.FailingSince, Position: e.State.Position,
-		Revision: e.Revision,
+		Revision: e.Revision, LossAhead: e.State.LossAhead,
 	}
 	showSignatures(&out, e)
 	showRoute(&out, e.Route)

@@ -14,6 +14,10 @@ type Extent struct {
 	FirstTime   time.Time // when it took its oldest event; zero if it holds none
 	LastTime    time.Time // when it took its newest, also if it does not hold it any more
 	Made        time.Time // when it was made: in one made anew the sequences mean other events
+	Bytes       uint64    // what it holds
+	// MaxAge, MaxBytes and MaxMsgs are its limits; 0 = none.
+	MaxAge            time.Duration
+	MaxBytes, MaxMsgs int64
 }
 
 // Size is how many sequences that are.
@@ -26,9 +30,19 @@ func (b *Bus) Extent(ctx context.Context) (Extent, error) {
 		return Extent{}, fmt.Errorf("extent of the log: %w", err)
 	}
 	s := info.State
-	e := Extent{First: s.FirstSeq, Last: s.LastSeq, LastTime: s.LastTime, Made: info.Created}
+	e := Extent{First: s.FirstSeq, Last: s.LastSeq, LastTime: s.LastTime, Made: info.Created, Bytes: s.Bytes}
+	e.MaxAge, e.MaxBytes, e.MaxMsgs = info.Config.MaxAge, max(info.Config.MaxBytes, 0), max(info.Config.MaxMsgs, 0)
 	if s.Msgs > 0 {
 		e.FirstTime = s.FirstTime
 	}
 	return e, nil
+}
+
+// TimeFrom is when the log took the first event that it holds at a sequence or behind it; [ErrNotInLog] if there is none.
+func (b *Bus) TimeFrom(ctx context.Context, sequence uint64) (time.Time, error) {
+	m, err := b.askLeader(ctx, StreamNex, map[string]any{"seq": max(sequence, 1), "next_by_subj": ">", "no_hdr": true})
+	if err != nil {
+		return time.Time{}, fmt.Errorf("time of sequence %d: %w", sequence, err)
+	}
+	return m.Time, nil
 }

@@ -26,6 +26,8 @@ type Query struct {
 	// Limit is how many a page has at most, 1 to [MaxPage]. [Bus.Walk] and [Bus.Count] have no limit.
 	Limit  int
 	Oldest bool // oldest first; else newest first
+	// Heads leaves the bodies out; of use only with Oldest.
+	Heads bool
 }
 
 // Page is a part of what a [Query] means, in its order.
@@ -338,7 +340,7 @@ func (b *Bus) begin(ctx context.Context, r *reach, n uint64) (c jetstream.Consum
 // expected of them are asked for at a time.
 func (b *Bus) read(ctx context.Context, r *reach, from, expected uint64, each func(Stored, int) bool) error {
 	s := r.span
-	s.whole = true
+	s.whole = !r.heads
 	c, _, err := b.followOf(ctx, s.stream, s.consumer(from))
 	if err != nil {
 		return err

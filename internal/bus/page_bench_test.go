@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -29,7 +30,7 @@ func BenchmarkPage(b *testing.B) {
 			`"at":"2026-02-05T10:30:00.%09dZ","duration_ms":%.3f,"outcome":%q,"status":200,"verdict":"done"}`,
 			random.Uint64(), random.IntN(records), endpoint, random.IntN(1e9), random.Float64()*100, outcome)
 		record = append(record, bytes.Repeat([]byte(" "), max(0, 300-len(record)))...)
-		if _, err := js.PublishAsync(bus.AttemptSubject(endpoint, outcome), record); err != nil {
+		if _, err := js.PublishAsync(bus.AttemptSubject(endpoint, outcome), record, jetstream.WithStallWait(time.Minute)); err != nil {
 			b.Fatal(err)
 		}
 	}

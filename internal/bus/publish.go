@@ -20,6 +20,9 @@ const (
 	// HeaderFingerprint and HeaderEmitted are the identity of an insight, so that reading it back needs no bodies.
 	HeaderFingerprint = "Relay-Fingerprint"
 	HeaderEmitted     = "Relay-Emitted-At"
+	// HeaderVia and HeaderReceived are how an insight came from Nex, and when.
+	HeaderVia      = "Relay-Via"
+	HeaderReceived = "Relay-Received-At"
 )
 
 // ErrTooLarge is returned for an event that the server does not take: its max_payload bounds it, or the stream's
@@ -163,6 +166,9 @@ func message(e *event.Event, messageID string) *nats.Msg {
 	}
 	if !e.Emitted.IsZero() {
 		h[HeaderEmitted] = []string{e.Emitted.UTC().Format(time.RFC3339Nano)}
+	}
+	if e.Via != "" {
+		h[HeaderVia], h[HeaderReceived] = []string{e.Via}, []string{e.Received.UTC().Format(time.RFC3339Nano)}
 	}
 	return &nats.Msg{Subject: e.NATSSubject(), Header: h, Data: e.JSON()}
 }

@@ -14,6 +14,7 @@ import (
 // reach is a query, looked up: the sequences it means, and what is known of the stream.
 type reach struct {
 	span
+	heads  bool    // their headers are enough
 	leader string  // the server that leads the stream; empty if it has no other replicas
 	newest uint64  // of the subjects, as the leader says: what a replica must have; 0 = none, or no need to know
 	end    uint64  // the stream's last sequence
@@ -24,7 +25,7 @@ func (r *reach) empty() bool { return r.first > r.last }
 
 // reach checks a query and asks the stream's leader what it means now.
 func (b *Bus) reach(ctx context.Context, q Query) (reach, error) {
-	r := reach{span: span{stream: q.Stream}}
+	r := reach{span: span{stream: q.Stream}, heads: q.Heads && q.Oldest}
 	if !slices.Contains([]string{StreamNex, StreamAttempts, StreamDead}, q.Stream) {
 		return r, fmt.Errorf("%w: stream %q cannot be read by pages", ErrQuery, q.Stream)
 	}

@@ -2,7 +2,6 @@ package bus
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -32,55 +31,6 @@ func (b *Bus) Read(ctx context.Context, subjects []string, from, to uint64, do f
 	})
 	if err != nil {
 		return fmt.Errorf("read the log from %d: %w", from, err)
-	}
-	return nil
-}
-
-// ReadRetry hands over everything that waits for an endpoint in RELAY_RETRY, in the order in which it was stored, and answers
-// the sequence of the last message that was there.
-func (b *Bus) ReadRetry(ctx context.Context, endpoint string, do func(data []byte) error) (last uint64, err error) {
-	s, err := b.js.Stream(ctx, StreamRetry)
-	if err != nil {
-		return 0, err
-	}
-	end := s.CachedInfo().State.LastSeq
-	for _, subject := range RetrySubjects(endpoint) {
-		// Message by message: a work queue has no two consumers for one subject.
-		for from := uint64(1); from <= end; {
-			m, err := s.GetMsg(ctx, from, jetstream.WithGetMsgSubject(subject))
-			if errors.Is(err, jetstream.ErrMsgNotFound) {
-				break
-			}
-			if err != nil {
-				return 0, err
-			}
-			if m.Sequence > end {
-				break
-			}
-			if err := do(m.Data); err != nil {
-				return 0, err
-			}
-			from, last = m.Sequence+1, max(last, m.Sequence)
-		}
-	}
-	return last, nil
-}
-
-// PurgeRetry removes everything that waits for an endpoint in RELAY_RETRY, as far as it was stored before a sequence of that
-// stream; 0 = all of it.
-func (b *Bus) PurgeRetry(ctx context.Context, endpoint string, before uint64) error {
-	s, err := b.js.Stream(ctx, StreamRetry)
-	if err != nil {
-		return fmt.Errorf("remove what waits for %s: %w", endpoint, err)
-	}
-	for _, subject := range RetrySubjects(endpoint) {
-		opts := []jetstream.StreamPurgeOpt{jetstream.WithPurgeSubject(subject)}
-		if before > 0 {
-			opts = append(opts, jetstream.WithPurgeSequence(before))
-		}
-		if err := s.Purge(ctx, opts...); err != nil {
-			return fmt.Errorf("remove what waits for %s: %w", endpoint, err)
-		}
 	}
 	return nil
 }

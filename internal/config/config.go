@@ -113,6 +113,7 @@ type Webhooks struct {
 	PreviousEncryptionKeyEnv  string        `koanf:"previous_encryption_key_env"`
 	PreviousEncryptionKeyFile string        `koanf:"previous_encryption_key_file"`
 	DisableAfter              time.Duration `koanf:"disable_after"`
+	LossWarning               time.Duration `koanf:"loss_warning"`
 	SecretOverlap             time.Duration `koanf:"secret_overlap"`
 	CAFile                    string        `koanf:"ca_file"`
 	AllowProxies              []string      `koanf:"allow_proxies"`
@@ -218,6 +219,7 @@ func Default() Config {
 			MaxInFlight:   32,
 			RetryAfterMax: time.Hour,
 			DisableAfter:  5 * 24 * time.Hour,
+			LossWarning:   24 * time.Hour,
 			SecretOverlap: 24 * time.Hour,
 			Origin:        "nex-relay",
 		},

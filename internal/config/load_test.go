@@ -91,6 +91,7 @@ var scalars = map[string]struct {
 	"webhooks.previous_encryption_key_env":  {"V", "V"},
 	"webhooks.previous_encryption_key_file": {"/f", "/f"},
 	"webhooks.disable_after":                {"2d", 48 * time.Hour},
+	"webhooks.loss_warning":                 {"3h", 3 * time.Hour},
 	"webhooks.secret_overlap":               {"3h", 3 * time.Hour},
 	"webhooks.ca_file":                      {"/ca.pem", "/ca.pem"},
 	"webhooks.allow_proxies":                {"[proxy.internal:3128]", []string{"proxy.internal:3128"}},

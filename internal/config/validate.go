@@ -183,6 +183,7 @@ func (w *Webhooks) validate(p *Problems) {
 	between(p, "webhooks.max_in_flight", w.MaxInFlight, 1, 1024)
 	between(p, "webhooks.retry_after_max", w.RetryAfterMax, time.Second, 24*time.Hour)
 	between(p, "webhooks.disable_after", w.DisableAfter, 0, 365*24*time.Hour)
+	between(p, "webhooks.loss_warning", w.LossWarning, 0, 365*24*time.Hour)
 	between(p, "webhooks.secret_overlap", w.SecretOverlap, 0, 365*24*time.Hour)
 	if w.Origin == "" || strings.ContainsFunc(w.Origin, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		p.Addf("webhooks.origin", "%q: must be a name such as relay.example.com", w.Origin)

@@ -61,6 +61,8 @@ type State struct {
 	FailingURL string `json:"failing_url_sha256,omitempty"`
 	// FailedAt is about when it failed last, of use only with FailingSince: while no relay runs nothing fails.
 	FailedAt time.Time `json:"failed_at,omitzero"`
+	// LossAhead is when its owner was told that the log will lose what it is still to get; nil = it will not, as far as is known.
+	LossAhead *time.Time `json:"loss_ahead,omitempty"`
 	// Granted is the receiver's consent, where it was asked for.
 	Granted *Granted `json:"granted,omitempty"`
 	// InOrder says that the endpoint has a consumer of its own, whatever its settings say by now.

@@ -17,6 +17,13 @@ const ContentType = "application/cloudevents+json"
 // InsightPrefix begins the type of every event that carries an insight; the insight's own type follows.
 const InsightPrefix = "nex.insight."
 
+// How an insight comes from Nex.
+const (
+	ViaStream = "stream" // live
+	ViaReplay = "replay" // with others, after a connect
+	ViaREST   = "rest"   // when a gap was filled
+)
+
 // Event is one CloudEvent on its way from the source to the log. It is written once and read by many: nobody changes
 // it after it was built.
 type Event struct {
@@ -37,6 +44,9 @@ type Event struct {
 	Fingerprint string
 	// Emitted is the time that Nex gave, zero if it gave none. Time cannot tell the two apart.
 	Emitted time.Time
+	// Via is how it came from Nex, and Received when; empty and zero for news.
+	Via      string
+	Received time.Time
 	// Traceparent is the W3C trace context that the event carries through NATS and webhooks.
 	Traceparent string
 }

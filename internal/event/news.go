@@ -22,7 +22,10 @@ const (
 	EndpointResumed    = "nex.relay.endpoint.resumed"
 	EndpointRecovered  = "nex.relay.endpoint.recovered"
 	EndpointDeadLetter = "nex.relay.endpoint.dead_letter"
-	EndpointTest       = "nex.relay.endpoint.test" // sent on request, and in no log
+	// The log will lose events that an endpoint is still to get; and it will not any more.
+	EndpointLossAhead   = "nex.relay.endpoint.loss_ahead"
+	EndpointLossAverted = "nex.relay.endpoint.loss_averted"
+	EndpointTest        = "nex.relay.endpoint.test" // sent on request, and in no log
 )
 
 // IsNews tells whether a type is the relay's own. A delivery of news that fails makes no further news: otherwise an

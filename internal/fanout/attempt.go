@@ -62,7 +62,7 @@ func (f *Fanout) ready(l *lane, d *delivery) (e *endpoint.Endpoint, weight int) 
 		return e, weight
 	}
 	if e.Past(d.sequence, d.event.stored) { // it was for another endpoint with this id, or is to be skipped
-		d.held.settle()
+		d.settle()
 		return nil, weight
 	}
 	if !d.unasked {
@@ -74,7 +74,7 @@ func (f *Fanout) ready(l *lane, d *delivery) (e *endpoint.Endpoint, weight int) 
 		f.backlog(d)
 		return nil, weight
 	case !wanted:
-		d.held.settle()
+		d.settle()
 		return nil, weight
 	}
 	d.unasked = false
@@ -305,7 +305,7 @@ func header(e *endpoint.Endpoint) http.Header {
 func (f *Fanout) settle(l *lane, e *endpoint.Endpoint, d *delivery, began time.Time, result webhook.Result, decision Decision) {
 	switch decision.Verdict {
 	case Done:
-		d.held.settle()
+		d.settle()
 	case Retry:
 		d.attempt = decision.Attempt
 		if result.Outcome == webhook.Canceled {

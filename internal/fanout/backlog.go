@@ -194,16 +194,13 @@ func (f *Fanout) handleBacklog(ctx context.Context, l *lane, m jetstream.Msg) {
 	if len(refs) == 0 {
 		return
 	}
-	h := f.hold(ctx, m, len(m.Data()), len(refs))
-	if h == nil {
-		return
-	}
-	for i, ref := range refs {
-		if l.admit(ctx, ref.delivery(h)) {
+	list := f.holdReferences(ctx, m, refs)
+	for i, d := range list {
+		if l.admit(ctx, d) {
 			continue
 		}
-		for _, ref := range refs[i:] { // stopping, or the endpoint was paused: back to where they were
-			f.backlog(ref.delivery(h))
+		for _, d := range list[i:] { // stopping, or the endpoint was paused: back to where they were
+			f.backlog(d)
 		}
 		return
 	}

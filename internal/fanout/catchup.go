@@ -430,7 +430,7 @@ func (c *catcher) replace(ctx context.Context, list iter.Seq[waitingOne], asked 
 		if err := c.flush(ctx); err != nil {
 			return err
 		}
-		c.put(r.delivery(nil))
+		c.put(r.delivery())
 	}
 	if err := c.flush(ctx); err != nil {
 		return err

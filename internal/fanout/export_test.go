@@ -37,6 +37,12 @@ func WithMaxHeld(cfg Config, n int64) Config {
 	return cfg
 }
 
+// WithoutLookout leaves it to the test to look at what the log will lose.
+func WithoutLookout(cfg Config) Config {
+	cfg.noLookout = true
+	return cfg
+}
+
 // WithLookAgain sets how often it is asked whether the event that holds up an ordered endpoint still has to wait.
 func WithLookAgain(cfg Config, d time.Duration) Config {
 	cfg.lookAgain = d
@@ -78,3 +84,6 @@ func (f *Fanout) AskForScan() bool {
 		return false
 	}
 }
+
+// LookAhead is one look at what the log will lose, at a time.
+func (f *Fanout) LookAhead(ctx context.Context, now time.Time) { f.lookAhead(ctx, now) }

@@ -51,7 +51,9 @@ type bundle struct {
 	policy       fanout.Policy
 	grace        time.Duration
 	disableAfter time.Duration
+	lossWarning  time.Duration
 	maxHeld      int64
+	replicas     int // 0 = one
 	metrics      *prometheus.Registry
 	relay        *fanout.Fanout // the one that runs, or did last
 	stop         func()         // may be called again
@@ -120,9 +122,9 @@ func (b *bundle) fanout(metrics prometheus.Registerer) (f *fanout.Fanout, close 
 	cfg := fanout.WithMaxHeld(fanout.Config{
 		Bus: b.bus, Endpoints: b.registry, Sender: sender, Policy: b.policy, Timeout: 20 * time.Second, MaxInFlight: 8,
 		Grace: b.grace, Logger: silent, Registerer: metrics,
-		DisableAfter: b.disableAfter, Origin: "relay.example.com",
+		DisableAfter: b.disableAfter, LossWarning: b.lossWarning, Origin: "relay.example.com", Replicas: func() int { return max(1, b.replicas) },
 	}, b.maxHeld)
-	f, err := fanout.New(fanout.WithLookAgain(cfg, time.Second))
+	f, err := fanout.New(fanout.WithoutLookout(fanout.WithLookAgain(cfg, time.Second)))
 	if err != nil {
 		b.t.Fatal(err)
 	}

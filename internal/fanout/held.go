@@ -60,6 +60,22 @@ type delivery struct {
 	reread   bool   // its event came from the log for it alone, or is to
 	shelved  bool   // its lane counts it as on its way into the backlog
 	held     *held
+	share    *share // of held; nil where it carries this one alone
+}
+
+// settle says that a delivery needs its message no longer: it was answered, or stored elsewhere.
+func (d *delivery) settle() {
+	if d.share != nil {
+		d.share.settled.Store(true)
+	}
+	d.held.settle()
+}
+
+// share is an endpoint's part in a message that is being worked on.
+type share struct {
+	endpoint string
+	sequence uint64 // of the event
+	settled  atomic.Bool
 }
 
 // held is a message of a consumer that is acknowledged when all its deliveries are settled: answered, or stored.
@@ -71,6 +87,7 @@ type held struct {
 	set    *heldSet
 	free   func(int64)
 	before func() // what comes before the acknowledgement; may be nil
+	shares []share
 
 	msg jetstream.Msg // the newest delivery of it; guarded by set.mu
 }
@@ -89,12 +106,12 @@ const maxSettled = maxAckPending
 
 // hold takes responsibility for m. It waits while too many bytes are held, and answers nil if ctx ends meanwhile or if the
 // message came again although it is being worked on, or was: acknowledgements get lost with connections and servers.
-func (f *Fanout) hold(ctx context.Context, m jetstream.Msg, size, deliveries int) *held {
-	return f.holdIn(ctx, f.heldBytes, m, size, deliveries, 0)
+func (f *Fanout) hold(ctx context.Context, m jetstream.Msg, size int, shares []share) *held {
+	return f.holdIn(ctx, f.heldBytes, m, size, shares, 0)
 }
 
 // holdIn is hold with a bound of its own. again is when the message is to come again where it found no room.
-func (f *Fanout) holdIn(ctx context.Context, room *semaphore.Weighted, m jetstream.Msg, size, deliveries int, again time.Duration) *held {
+func (f *Fanout) holdIn(ctx context.Context, room *semaphore.Weighted, m jetstream.Msg, size int, shares []share, again time.Duration) *held {
 	meta, err := m.Metadata()
 	if err != nil {
 		_ = m.Term() // nothing of JetStream's
@@ -111,11 +128,11 @@ func (f *Fanout) holdIn(ctx context.Context, room *semaphore.Weighted, m jetstre
 		return nil
 	}
 	f.bodies.Add(weight)
-	h := &held{key: key, msg: m, weight: weight, since: time.Now(), set: &f.held, free: func(n int64) {
+	h := &held{key: key, msg: m, weight: weight, since: time.Now(), set: &f.held, shares: shares, free: func(n int64) {
 		f.bodies.Add(-n)
 		room.Release(n)
 	}}
-	h.open.Store(int32(deliveries))
+	h.open.Store(int32(len(shares)))
 	f.held.add(h)
 	return h
 }

@@ -39,13 +39,13 @@ func TestMessageThatComesAgain(t *testing.T) {
 		return m
 	}
 	f := &Fanout{cfg: Config{maxHeld: maxHeldBytes}, heldBytes: semaphore.NewWeighted(maxHeldBytes)}
-	h := f.hold(t.Context(), next(), 1, 2)
-	other := f.hold(t.Context(), next(), 1, 1)
+	h := f.hold(t.Context(), next(), 1, make([]share, 2))
+	other := f.hold(t.Context(), next(), 1, make([]share, 1))
 	if h == nil || other == nil {
 		t.Fatal("a message that comes for the first time is not taken")
 	}
 	for range 2 { // both come again, and are being worked on
-		if f.hold(t.Context(), next(), 1, 1) != nil {
+		if f.hold(t.Context(), next(), 1, make([]share, 1)) != nil {
 			t.Error("taken twice")
 		}
 	}
@@ -63,7 +63,7 @@ func TestMessageThatComesAgain(t *testing.T) {
 		if meta.Sequence.Stream != other.key.sequence {
 			t.Fatalf("sequence %d comes again although it was acknowledged", meta.Sequence.Stream)
 		}
-		if f.hold(t.Context(), m, 1, 1) != nil {
+		if f.hold(t.Context(), m, 1, make([]share, 1)) != nil {
 			t.Error("taken again")
 		}
 		if meta.NumDelivered >= 3 {
@@ -72,7 +72,7 @@ func TestMessageThatComesAgain(t *testing.T) {
 	}
 	// Its acknowledgement gets lost: what comes after it is settled is acknowledged anew.
 	f.held.remove(other)
-	if f.hold(t.Context(), next(), 1, 1) != nil {
+	if f.hold(t.Context(), next(), 1, make([]share, 1)) != nil {
 		t.Error("delivered although it was settled")
 	}
 	for deadline := time.Now().Add(10 * time.Second); ; {

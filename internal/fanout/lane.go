@@ -176,40 +176,70 @@ func (l *lane) wait() time.Duration {
 
 // offer takes a delivery, unless it would have to wait for more than a moment: then it belongs into the backlog. fresh says
 // that it comes from the log, and so has its place behind what waits. offer does not wait for the endpoint; while all lanes
-// have enough to do it may wait a moment for room among them.
+// have enough to do it may wait a moment for room among them, and for room among the attempts that have just begun.
 func (l *lane) offer(ctx context.Context, d *delivery, fresh bool) bool {
-	l.mu.Lock()
-	now := time.Now()
-	switch {
-	case fresh && l.behind, !l.open(now):
-		l.mu.Unlock()
-		return false
-	case l.free():
-		l.start(now, d)
-		l.mu.Unlock()
-		l.fanout.attempts.Go(func() { l.work(d) })
-		return true
-	case l.circuit.open, l.stalled(now), l.wait() > maxWait, l.running == 0, l.bytes >= l.share():
-		l.mu.Unlock()
-		return false
+	var n *newborn
+	for again := true; again; {
+		switch l.answer(d, fresh, n) {
+		case taken:
+			return true
+		case refused:
+			n.end()
+			return false
+		case crowded:
+			if n = l.fanout.young.enter(ctx); n == nil {
+				return false
+			}
+		case full:
+			n.end()
+			again = false
+		}
 	}
-	l.mu.Unlock()
 
 	if !l.fanout.crowd.enter(ctx, l.fanout.queued) {
 		return false
 	}
 	l.mu.Lock()
-	if now = time.Now(); l.open(now) && l.free() { // meanwhile: a queue without a worker would stand still
+	if now := time.Now(); l.open(now) && l.free() { // meanwhile: a queue without a worker would stand still
 		l.start(now, d)
 		l.mu.Unlock()
 		l.fanout.queued.Release(1)
-		l.fanout.attempts.Go(func() { l.work(d) })
+		l.fanout.attempts.Go(func() { l.work(d, nil) })
 		return true
 	}
 	l.queue = append(l.queue, d)
 	l.weigh(d)
 	l.mu.Unlock()
 	return true
+}
+
+// What a lane answers to an offer: an attempt has begun; it belongs into the backlog; it may begin when there is room among the young
+// ones; it may wait in the queue.
+const (
+	taken = iota
+	refused
+	crowded
+	full
+)
+
+// answer begins an attempt if it may begin now; n is its room among the young ones, nil if it has none.
+func (l *lane) answer(d *delivery, fresh bool, n *newborn) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	switch {
+	case fresh && l.behind, !l.open(now):
+		return refused
+	case l.free() && n == nil:
+		return crowded
+	case l.free():
+		l.start(now, d)
+		l.fanout.attempts.Go(func() { l.work(d, n) })
+		return taken
+	case l.circuit.open, l.stalled(now), l.wait() > maxWait, l.running == 0, l.bytes >= l.share():
+		return refused
+	}
+	return full
 }
 
 // admit waits until the lane takes a delivery of the backlog. It answers false if ctx ends or the endpoint is to get nothing
@@ -240,8 +270,12 @@ func (l *lane) tryAdmit(d *delivery) (taken bool, again time.Duration) {
 	now := time.Now()
 	switch {
 	case l.open(now) && l.free():
+		n := l.fanout.young.try()
+		if n == nil {
+			return false, youngFor / 10
+		}
 		l.start(now, d)
-		l.fanout.attempts.Go(func() { l.work(d) })
+		l.fanout.attempts.Go(func() { l.work(d, n) })
 		return true, 0
 	case l.open(now) && !l.circuit.open && l.limiter == nil && len(l.queue) < l.running && l.bytes < l.share() && l.fanout.queued.TryAcquire(1):
 		l.queue = append(l.queue, d)
@@ -266,8 +300,8 @@ func (l *lane) start(now time.Time, d *delivery) {
 	}
 }
 
-// work makes one attempt after the other until there is nothing to do.
-func (l *lane) work(d *delivery) {
+// work makes one attempt after the other until there is nothing to do. The first counts as young.
+func (l *lane) work(d *delivery, n *newborn) {
 	for d != nil {
 		weight, reread := d.weight, d.reread // before it is another's
 		goes := true
@@ -284,6 +318,7 @@ func (l *lane) work(d *delivery) {
 		default:
 			l.fanout.backlog(d) // stopping
 		}
+		n.end()
 		d = l.next(weight, reread)
 	}
 }

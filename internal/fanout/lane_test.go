@@ -12,7 +12,7 @@ import (
 
 // busyLane is a lane with n attempts in flight and a queue.
 func busyLane(now time.Time, n, queued int, interval time.Duration) *lane {
-	f := &Fanout{cfg: Config{maxHeld: maxHeldBytes}, queued: semaphore.NewWeighted(maxQueued)}
+	f := &Fanout{cfg: Config{maxHeld: maxHeldBytes}, queued: semaphore.NewWeighted(maxQueued), young: newYoung(maxYoung)}
 	_ = f.queued.TryAcquire(int64(queued))
 	l := newLane(f, "crm")
 	l.setLimits("https://crm.example.com", n, 0)

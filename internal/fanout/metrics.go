@@ -52,6 +52,13 @@ func newMetrics(reg prometheus.Registerer, f *Fanout) metrics {
 	}
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "relay_lane_in_flight", Help: "Webhook attempts in flight."}, f.inFlight)
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "relay_retries_pending", Help: "Deliveries stored for a later attempt, over all replicas, as of the last five seconds; -1 if not counted yet."}, f.pending)
+	auto.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "relay_loss_horizon_seconds",
+		Help: "In how long the log loses an event that an endpoint is still to get, as all come on now: the least over the endpoints; +Inf if never.",
+	}, f.lossIn)
+	auto.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "relay_undelivered_oldest_seconds", Help: "Age of the oldest event that an endpoint is still to get, over all endpoints.",
+	}, f.oldestUndelivered)
 	for _, state := range []string{"active", "paused", "disabled"} {
 		auto.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "relay_endpoints", Help: "Endpoints by state: paused by their owner, disabled by the relay.",

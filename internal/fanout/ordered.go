@@ -423,7 +423,7 @@ func (f *Fanout) holdOrdered(ctx context.Context, l *lane, m jetstream.Msg, size
 	}
 	ctx, cancel := context.WithTimeout(ctx, ackWait/10)
 	defer cancel()
-	return f.holdIn(ctx, room, m, size, 1, time.Second)
+	return f.holdIn(ctx, room, m, size, make([]share, 1), time.Second)
 }
 
 // attemptOrdered makes one attempt and lets the next event come, or this one again.

@@ -87,6 +87,12 @@ func TestParkedMemory(t *testing.T) {
 	}
 	after := rss(t)
 	fmt.Printf("%d deliveries wait after %v: memory %d MB before, %d MB after\n", waiting, took.Round(100*time.Millisecond), before, after)
+	began = time.Now()
+	u, err := b.relay.Undelivered(t.Context(), b.registry.Snapshot().Get("crm"))
+	if err != nil || u.Count() != uint64(*parked) || u.Oldest != 1 {
+		t.Errorf("undelivered: %+v, %v", u, err)
+	}
+	fmt.Printf("counted in %v\n", time.Since(began).Round(10*time.Millisecond))
 	if after-before > 64 {
 		t.Errorf("memory rose by %d MB", after-before)
 	}

@@ -87,7 +87,7 @@ func (f *Fanout) LeaveToLog(ctx context.Context) bool {
 		case e.State.Position == 0 || d.sequence <= e.State.Position:
 			f.backlog(d)
 		default:
-			d.held.settle() // left
+			d.settle() // left
 		}
 	}
 	return true

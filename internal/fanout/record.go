@@ -70,8 +70,12 @@ func newAttempt(d *delivery, start time.Time, result webhook.Result, decision De
 }
 
 const (
-	recordQueue   = 8192
+	// recordQueue is how many records may wait to be written, some 600 bytes each: two to three seconds of full speed.
+	recordQueue   = 32768
 	recordPending = 4096
+	// recordStall is how long the writing may stand still because recordPending records are without an answer. nats.go's own
+	// 200 ms are over while a busy machine syncs a file.
+	recordStall = 5 * time.Second
 )
 
 // recorder writes attempt records beside the deliveries: it may lose records when JetStream cannot keep up, counting
@@ -134,7 +138,7 @@ func (r *recorder) flush() {
 func (r *recorder) write(a *Attempt) {
 	payload, err := json.Marshal(a)
 	if err == nil {
-		_, err = r.js.PublishAsync(bus.AttemptSubject(a.Endpoint, string(a.Outcome)), payload)
+		_, err = r.js.PublishAsync(bus.AttemptSubject(a.Endpoint, string(a.Outcome)), payload, jetstream.WithStallWait(recordStall))
 	}
 	if err != nil {
 		r.lose(err)

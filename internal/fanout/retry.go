@@ -45,9 +45,27 @@ func parseReferences(data []byte) ([]reference, error) {
 	return refs, nil
 }
 
-func (r reference) delivery(h *held) *delivery {
+// holdReferences takes responsibility for a message of RELAY_RETRY and answers its deliveries; none where [Fanout.hold] takes it not.
+func (f *Fanout) holdReferences(ctx context.Context, m jetstream.Msg, refs []reference) []*delivery {
+	shares := make([]share, len(refs))
+	for i, r := range refs {
+		shares[i].endpoint, shares[i].sequence = r.Endpoint, r.Sequence
+	}
+	h := f.hold(ctx, m, len(m.Data()), shares)
+	if h == nil {
+		return nil
+	}
+	list := make([]*delivery, len(refs))
+	for i, r := range refs {
+		list[i] = r.delivery()
+		list[i].held, list[i].share = h, &shares[i]
+	}
+	return list
+}
+
+func (r reference) delivery() *delivery {
 	return &delivery{
-		endpoint: r.Endpoint, sequence: r.Sequence, id: r.ID, attempt: r.Attempt, since: r.Since, forced: r.Forced, inline: r.Event, held: h,
+		endpoint: r.Endpoint, sequence: r.Sequence, id: r.ID, attempt: r.Attempt, since: r.Since, forced: r.Forced, inline: r.Event,
 	}
 }
 
@@ -58,12 +76,8 @@ func (f *Fanout) handleDue(ctx context.Context, m jetstream.Msg) {
 		return
 	}
 	e := f.cfg.Endpoints.Snapshot().Get(refs[0].Endpoint)
-	h := f.hold(ctx, m, len(m.Data()), len(refs))
-	if h == nil {
-		return
-	}
-	for _, ref := range refs {
-		if d := ref.delivery(h); e == nil {
+	for _, d := range f.holdReferences(ctx, m, refs) {
+		if e == nil {
 			f.backlog(d)
 		} else {
 			f.hand(ctx, e, d, false)

@@ -205,7 +205,7 @@ func (f *Fanout) write(list []*delivery, what string, step func() error) {
 			return
 		}
 		for _, d := range list {
-			d.held.settle()
+			d.settle()
 		}
 	})
 }

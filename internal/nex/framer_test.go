@@ -295,6 +295,26 @@ func BenchmarkFramer4MiB(b *testing.B) {
 	}
 }
 
+// BenchmarkFramer1KiB is what a stream of usual insights costs, by the event.
+func BenchmarkFramer1KiB(b *testing.B) {
+	const events = 64
+	one := "event: insight.batch.created\ndata: " + strings.Repeat("x", 1<<10) + "\n\n"
+	whole := []byte(strings.Repeat(one, events))
+	b.SetBytes(int64(len(one)))
+	b.ReportAllocs()
+	left, f := 0, (*framer)(nil)
+	for b.Loop() {
+		if left == 0 {
+			parts := chunks{whole}
+			left, f = events, newFramer(&parts, 4<<20)
+		}
+		if frame, err := f.next(); err != nil || len(frame.Data) != 1<<10 {
+			b.Fatal(err, len(frame.Data))
+		}
+		left--
+	}
+}
+
 // BenchmarkFramer4MiBBound only collects the same pieces.
 func BenchmarkFramer4MiBBound(b *testing.B) {
 	whole, pieces := largeEvent()

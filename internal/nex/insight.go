@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 )
@@ -164,6 +163,9 @@ func (p *Payload) malformed(raw []byte, err error) {
 // saysNothing tells whether an answer is one of no insights that has left its list out, which the API description allows: an
 // object of empty values, and perhaps of what a batch says about itself. Any other could hold insights that we do not see.
 func saysNothing(data []byte) bool {
+	if !json.Valid(data) {
+		return false
+	}
 	o, err := objectOf(bytes.TrimSpace(data))
 	if err != nil {
 		return false
@@ -209,39 +211,10 @@ func newInsight(raw json.RawMessage, o object) (Insight, error) {
 	return in, nil
 }
 
-// object is a JSON object, its values undecoded.
-type object map[string]json.RawMessage
-
-func objectOf(data json.RawMessage) (object, error) {
-	var o object
-	if len(data) == 0 || data[0] != '{' {
-		return nil, errors.New("not an object")
-	}
-	if err := json.Unmarshal(data, &o); err != nil {
-		return nil, fmt.Errorf("not an object: %w", err)
-	}
-	return o, nil
-}
-
-func arrayOf(data json.RawMessage) ([]json.RawMessage, error) {
-	var list []json.RawMessage
-	if err := json.Unmarshal(data, &list); err != nil {
-		return nil, fmt.Errorf("not a list: %w", err)
-	}
-	return list, nil
-}
-
 func isNull(v json.RawMessage) bool { return len(v) == 0 || string(v) == "null" }
 
 // text is a string value, empty for anything else.
-func (o object) text(key string) string {
-	v := o[key]
-	var s string
-	if len(v) == 0 || v[0] != '"' || json.Unmarshal(v, &s) != nil {
-		return ""
-	}
-	return s
-}
+func (o object) text(key string) string { return textOf(o[key]) }
 
 func (o object) id() string {
 	v := o["id"]

@@ -285,7 +285,7 @@ func (p *plan) fanout(parts *parts, log *slog.Logger, reg prometheus.Registerer)
 		Bus: parts.bus, Endpoints: parts.endpoints, Sender: parts.sender,
 		Policy:  fanout.Policy{Schedule: w.Schedule, Jitter: w.Jitter, RetryAfterMax: w.RetryAfterMax},
 		Timeout: w.Timeout, MaxInFlight: w.MaxInFlight, Grace: Grace, Logger: log, Registerer: reg,
-		DisableAfter: w.DisableAfter, Origin: w.Origin,
+		DisableAfter: w.DisableAfter, LossWarning: w.LossWarning, Origin: w.Origin,
 		Replicas: func() int {
 			if parts.leases == nil {
 				return 1

@@ -290,5 +290,5 @@ func (s *stream) tellLost(ctx context.Context, f *filling) error {
 func (s *stream) takePage(payload nex.Payload, f *filling) error {
 	slices.SortStableFunc(payload.Insights, func(a, b nex.Insight) int { return a.Time.Compare(b.Time) })
 	f.found += len(payload.Insights)
-	return s.take("rest", payload, true, &f.fresh)
+	return s.take(sourceREST, payload, true, &f.fresh)
 }

@@ -217,7 +217,7 @@ func (m *Manager) start(w Workspace, before *running) {
 		limiter: rate.NewLimiter(m.cfg.requests, requestBurst),
 	}
 	s.publisher = newPublisher(m.cfg.Bus, log, r.count, m.cfg.Now, s.surprised)
-	s.publisher.told, s.publisher.past = s.wasTold, s.past
+	s.publisher.told, s.publisher.past, s.publisher.erased = s.wasTold, s.past, s.erased
 	m.streams.Go(func() {
 		defer cancel()
 		if before != nil {

@@ -42,6 +42,8 @@ type publisher struct {
 	surprise func(emitted time.Time, recalled bool) *event.Event
 
 	told func(ctx context.Context, e *event.Event, sequence uint64) // hears of news in the log; may be nil
+	// erased tells of an insight that came again whether it was removed from the log for good; nil for never.
+	erased func(ctx context.Context, e *event.Event) (bool, error)
 	// past tells of an insight of a replay that the log does not hold whether it has left it; nil for never.
 	past func(emitted time.Time) bool
 
@@ -284,6 +286,12 @@ func (p *publisher) insight(ctx context.Context, it *item) (fresh bool, err erro
 		last, known := p.last[subject]
 		if !known {
 			return p.learn(ctx, subject)
+		}
+		if it.recalled && p.erased != nil {
+			if gone, err := p.erased(ctx, e); err != nil || gone {
+				it.known = gone
+				return err
+			}
 		}
 		if it.fresh == nil && it.recalled && !heard && p.past != nil && p.past(e.Emitted) {
 			it.known = true

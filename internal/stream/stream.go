@@ -63,6 +63,7 @@ type stream struct {
 	// life is run's context. What was read is published whatever becomes of the connection it came over.
 	life      context.Context
 	gap       gap
+	erasures  erasures
 	nexID     string // Nex's id of the workspace, of its last greeting
 	warned    string // what was said of it
 	lastQuote string // the last malformed event that was logged; of the reader
@@ -363,6 +364,7 @@ func (s *stream) take(source string, payload nex.Payload, recalled bool, fresh *
 	s.count.received(len(payload.Insights), now)
 	for _, in := range payload.Insights {
 		e := Normalize(s.workspace.Token, in, now)
+		e.Via, e.Received = via(source, recalled), now
 		s.gap.notice(e.Emitted, now)
 		err := s.publisher.submit(s.life, item{event: e, recalled: recalled, fresh: fresh, instead: func(limit int) *event.Event {
 			if limit == quarantineSize {
@@ -381,6 +383,19 @@ func (s *stream) take(source string, payload nex.Payload, recalled bool, fresh *
 	}
 	return nil
 }
+
+func via(source string, recalled bool) string {
+	switch {
+	case source == sourceREST:
+		return event.ViaREST
+	case recalled:
+		return event.ViaReplay
+	}
+	return event.ViaStream
+}
+
+// sourceREST stands where the stream names the kind of its event.
+const sourceREST = "rest"
 
 // malformed counts, logs and keeps what is no insight.
 func (s *stream) malformed(source string, raw []byte, size int, reason string) error {

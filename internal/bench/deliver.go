@@ -1,0 +1,127 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/nex-crm/relay/internal/config"
+)
+
+// delivery is a way to deliver: some endpoints, on some hosts, and events of some types.
+type delivery struct {
+	hosts     int
+	endpoints int
+	kinds     int // of events; each endpoint wants one of them
+	perEvent  int // endpoints that want each event
+	boundHost int // hosts of the bound
+	reach     float64
+}
+
+func deliverOne(ctx context.Context, s *stage) error {
+	return s.deliver(ctx, delivery{hosts: 1, endpoints: 1, kinds: 1, perEvent: 1, boundHost: 1, reach: 0.8})
+}
+
+func deliverHundred(ctx context.Context, s *stage) error {
+	return s.deliver(ctx, delivery{hosts: 100, endpoints: 100, kinds: 1, perEvent: 100, boundHost: 100, reach: 0.8})
+}
+
+func deliverMany(ctx context.Context, s *stage) error {
+	n := s.opts.Endpoints
+	return s.deliver(ctx, delivery{hosts: 100, endpoints: n, kinds: n / 10, perEvent: 10, boundHost: 1, reach: 0.7})
+}
+
+// deliver fills a log while the relay is away, and has it deliver what is there: how fast events come is another figure.
+func (s *stage) deliver(ctx context.Context, d delivery) error {
+	receiver, hosts, err := s.receive(ctx, d.hosts)
+	if err != nil {
+		return err
+	}
+	file, err := s.configure(setting{store: "log", endpoints: d.targets(hosts)})
+	if err != nil {
+		return err
+	}
+	if err := s.introduce(ctx, file); err != nil {
+		return err
+	}
+	events := s.opts.Deliver / d.perEvent
+	if _, err := s.fill(ctx, fillArgs{Dir: "log", N: events, Kinds: d.kinds}); err != nil {
+		return err
+	}
+	total := events * d.perEvent
+	before, err := s.postBound(ctx, hosts[:d.boundHost], total/2)
+	if err != nil {
+		return err
+	}
+	if err := do(ctx, receiver, "watch", watchArgs{Name: "ok", Marks: []int64{int64(total / 10), int64(total)}}); err != nil {
+		return err
+	}
+	r, err := s.startRelay(ctx, file)
+	if err != nil {
+		return err
+	}
+	var at []int64
+	cpu, err := s.spent(ctx, r, "", total, func() (err error) {
+		at, err = ask[[]int64](ctx, receiver, "wait", waitArgs{Name: "ok", Seconds: waitTime})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	lost, err := recordsLost(ctx, r)
+	if err != nil {
+		return err
+	}
+	if err := s.stopRelay(ctx, r); err != nil {
+		return err
+	}
+	after, err := s.postBound(ctx, hosts[:d.boundHost], total/2)
+	if err != nil {
+		return err
+	}
+	bound := (before + after) / 2
+	s.add(Figure{
+		Name: fmt.Sprintf("delivered, %s", d.text()), Unit: "webhooks/s", Value: float64(total-total/10) / (float64(at[1]-at[0]) / 1e9),
+		Bound: &bound, BoundOf: fmt.Sprintf("a bare net/http loop to %d hosts, half before and half after", d.boundHost),
+		Reach: Reach{ShareAtLeast, d.reach}, Size: fmt.Sprintf("%d webhooks", total), RecordsLost: lost, CPU: cpu,
+	})
+	return nil
+}
+
+func (d delivery) text() string {
+	if d.endpoints == 1 {
+		return "1 endpoint"
+	}
+	return fmt.Sprintf("%d endpoints, %d an event", d.endpoints, d.perEvent)
+}
+
+// targets are endpoints that answer well.
+func (d delivery) targets(hosts []string) (list []target) {
+	for i := range d.endpoints {
+		list = append(list, target{
+			id: fmt.Sprintf("e-%d", i), url: fmt.Sprintf("%s/ok/?e=%d", hosts[i%len(hosts)], i), events: []string{"nex.insight." + kindOf(i%d.kinds)},
+		})
+	}
+	return list
+}
+
+// postBound is how many posts a second net/http makes to some hosts, as many at once to each as the relay makes.
+func (s *stage) postBound(ctx context.Context, hosts []string, n int) (float64, error) {
+	p, err := s.part(roleLoop)
+	if err != nil {
+		return 0, err
+	}
+	var urls []string
+	for _, host := range hosts {
+		urls = append(urls, host+"/bound/")
+	}
+	defaults := config.Default()
+	atOnce := min(defaults.Webhooks.MaxInFlight*len(hosts), boundAtOnce)
+	seconds, err := ask[float64](ctx, p, "post", postArgs{URLs: urls, N: n, AtOnce: atOnce})
+	if err != nil {
+		return 0, err
+	}
+	return float64(n) / seconds, s.end(p)
+}
+
+// boundAtOnce is what a loop over many hosts is best at.
+const boundAtOnce = 400

@@ -1,0 +1,175 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// ring is a relay with its endpoints, and whoever publishes to its log.
+type ring struct {
+	name     string // under which its receivers count
+	relay    *relay
+	log      *part
+	receiver *part
+	healthy  int
+}
+
+const (
+	// pacedPerSecond is the rate at which the age of webhooks is looked at.
+	pacedPerSecond = 40
+	// burstFlood and pacedFlood are how many events for the flooded ones come with each event for all.
+	burstFlood, pacedFlood = 3, 10
+)
+
+// isolation has two relays, each with a log of its own, one of them with sick endpoints beside the healthy ones, take turns: on a
+// shared machine what one second can do is not what the next can. Of the sick ones a third hangs, a third answers 500, and a third
+// gets ten times what it can take.
+func isolation(ctx context.Context, s *stage) error {
+	receiver, hosts, err := s.receive(ctx, 1)
+	if err != nil {
+		return err
+	}
+	without, err := s.newRing(ctx, "without", receiver, hosts[0], false)
+	if err != nil {
+		return err
+	}
+	with, err := s.newRing(ctx, "with", receiver, hosts[0], true)
+	if err != nil {
+		return err
+	}
+	var ratios, plain, sick []float64
+	var calm, amid []spread
+	for i := range s.opts.Rounds {
+		order := []*ring{without, with}
+		if i%2 == 1 {
+			slices.Reverse(order)
+		}
+		rates := map[*ring]float64{}
+		for _, r := range order {
+			if rates[r], err = r.burst(ctx, s.opts.Burst); err != nil {
+				return err
+			}
+		}
+		ages := map[*ring]spread{}
+		for _, r := range order {
+			if ages[r], err = r.paced(ctx, s.opts.PacedFor/2); err != nil {
+				return err
+			}
+		}
+		plain, sick = append(plain, rates[without]), append(sick, rates[with])
+		ratios = append(ratios, rates[with]/rates[without])
+		calm, amid = append(calm, ages[without]), append(amid, ages[with])
+	}
+	lost := 0
+	for _, r := range []*ring{without, with} {
+		n, err := recordsLost(ctx, r.relay)
+		if err != nil {
+			return err
+		}
+		lost += n
+	}
+	bound, share := median(plain), median(ratios)
+	size := fmt.Sprintf("%d rounds of %d webhooks", s.opts.Rounds, s.opts.Burst*s.opts.Healthy)
+	of := fmt.Sprintf("a relay with the %d healthy ones alone, in turns", s.opts.Healthy)
+	s.add(Figure{
+		Name: fmt.Sprintf("healthy ones with %d of %d sick", 3*s.opts.SickOfAKind, s.opts.Healthy+3*s.opts.SickOfAKind), Unit: "webhooks/s",
+		Value: bound * share, Bound: &bound, BoundOf: of, Reach: Reach{ShareAtLeast, 0.95}, Size: size, RecordsLost: lost,
+		Note: fmt.Sprintf("the share is the median over the rounds; with the sick ones %.0f webhooks/s, median", median(sick)),
+	})
+	calmP99, amidP99 := p99(calm), p99(amid)
+	s.add(Figure{
+		Name: "healthy ones, publish to webhook, p99", Unit: "ms", Value: amidP99, Bound: &calmP99, BoundOf: of, Reach: Reach{TimesAtMost, 1.5},
+		Size: fmt.Sprintf("%d rounds of %d webhooks at %d events/s", s.opts.Rounds, calm[0].N, pacedPerSecond),
+	})
+	return nil
+}
+
+func p99(list []spread) float64 {
+	var all []float64
+	for _, one := range list {
+		all = append(all, ms(one.P99))
+	}
+	return median(all)
+}
+
+func median(list []float64) float64 {
+	sorted := slices.Sorted(slices.Values(list))
+	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
+}
+
+func (s *stage) newRing(ctx context.Context, name string, receiver *part, host string, sick bool) (*ring, error) {
+	var list []target
+	add := func(behaviour string, n int, kinds ...string) {
+		for i := range n {
+			counted := name
+			if behaviour != "" {
+				counted += behaviour
+			}
+			list = append(list, target{id: fmt.Sprintf("e%s-%d", behaviour, i), url: fmt.Sprintf("%s/%s/%s?e=%d", host, counted, behaviour, i), events: kinds})
+		}
+	}
+	add("", s.opts.Healthy, "nex.insight.risk")
+	if sick {
+		add("hang", s.opts.SickOfAKind, "nex.insight.risk")
+		add("fail", s.opts.SickOfAKind, "nex.insight.risk")
+		add("slow", s.opts.SickOfAKind, "nex.insight.risk", "nex.insight.flood")
+	}
+	file, err := s.configure(setting{store: name, endpoints: list})
+	if err != nil {
+		return nil, err
+	}
+	r := &ring{name: name, receiver: receiver, healthy: s.opts.Healthy}
+	if r.relay, err = s.startRelay(ctx, file); err != nil {
+		return nil, err
+	}
+	if r.log, err = s.connect(ctx, r.relay); err != nil {
+		return nil, err
+	}
+	if _, err := r.burst(ctx, s.opts.Burst); err != nil { // connections, heaps
+		return nil, err
+	}
+	if !sick {
+		return r, nil
+	}
+	for { // it takes some seconds and some failures until it is known who only fails
+		if open, err := metric(ctx, r.relay, "relay_circuits_open"); err != nil || open >= float64(s.opts.SickOfAKind) {
+			return r, err
+		}
+		if _, err := r.paced(ctx, time.Second/2); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// burst is how many webhooks a second the healthy ones get while the log has more.
+func (r *ring) burst(ctx context.Context, events int) (perSecond float64, err error) {
+	total := int64(events * r.healthy)
+	if err := do(ctx, r.receiver, "watch", watchArgs{Name: r.name, Marks: []int64{total / 10, total}}); err != nil {
+		return 0, err
+	}
+	if _, err := ask[published](ctx, r.log, "publish", publishArgs{N: events, Flood: burstFlood}); err != nil {
+		return 0, err
+	}
+	at, err := ask[[]int64](ctx, r.receiver, "wait", waitArgs{Name: r.name, Seconds: waitTime})
+	if err != nil {
+		return 0, err
+	}
+	return float64(total-total/10) / (float64(at[1]-at[0]) / 1e9), nil
+}
+
+// paced is how old the webhooks of the healthy ones are when nothing has to wait.
+func (r *ring) paced(ctx context.Context, d time.Duration) (spread, error) {
+	events := int64(d.Seconds() * pacedPerSecond)
+	if err := do(ctx, r.receiver, "watch", watchArgs{Name: r.name, Marks: []int64{events * int64(r.healthy)}, Timed: true}); err != nil {
+		return spread{}, err
+	}
+	if _, err := ask[int](ctx, r.log, "pace", publishArgs{Rate: pacedPerSecond, Seconds: d.Seconds(), Flood: pacedFlood}); err != nil {
+		return spread{}, err
+	}
+	if _, err := ask[[]int64](ctx, r.receiver, "wait", waitArgs{Name: r.name, Seconds: waitTime}); err != nil {
+		return spread{}, err
+	}
+	return ask[spread](ctx, r.receiver, "timed", watchArgs{Name: r.name})
+}

@@ -1,0 +1,157 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// retries is what waits for an endpoint that answers nothing but 503, and how soon it has all when it answers again.
+func retries(ctx context.Context, s *stage) error {
+	receiver, hosts, err := s.receive(ctx, 1)
+	if err != nil {
+		return err
+	}
+	n := s.opts.Parked
+	file, err := s.configure(setting{
+		store: "log", endpoints: []target{{id: "crm", url: hosts[0] + "/crm/down"}},
+		// What was tried while it was down comes back at once, not after five minutes.
+		schedule: "[0s, 5s, 5s, 5s, 5s, 5s, 5s, 5s, 5s, 5s, 5s, 5s, 5s, 5s, 5s, 5s]",
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.introduce(ctx, file); err != nil {
+		return err
+	}
+	empty, err := s.restingMemory(ctx, setting{store: "none"})
+	if err != nil {
+		return err
+	}
+	if _, err := s.fill(ctx, fillArgs{Dir: "log", N: n}); err != nil {
+		return err
+	}
+	if err := do(ctx, receiver, "down", true); err != nil {
+		return err
+	}
+	if err := do(ctx, receiver, "watch", watchArgs{Name: "crm", Marks: []int64{int64(n / 10), int64(n)}}); err != nil {
+		return err
+	}
+	r, err := s.startRelay(ctx, file)
+	if err != nil {
+		return err
+	}
+	// What is in flight, a probe, is none of it.
+	if err := awaitMetric(ctx, r, "relay_retries_pending", func(v float64) bool { return v >= float64(n)*0.99 }); err != nil {
+		return err
+	}
+	waiting, err := s.resting(ctx, r)
+	if err != nil {
+		return err
+	}
+	s.add(Figure{
+		Name: "resident memory for what is parked", Unit: "MB", Value: float64(waiting.resident-empty) / (1 << 20), Reach: Reach{AtMost, 32},
+		Size: fmt.Sprintf("%d deliveries", n),
+		Note: fmt.Sprintf("%.1f MB when the garbage is collected; the relay without them has %.0f MB", float64(waiting.held-empty)/(1<<20), float64(empty)/(1<<20)),
+	})
+	if err := do(ctx, receiver, "down", false); err != nil {
+		return err
+	}
+	var at []int64
+	cpu, err := s.spent(ctx, r, "", n, func() (err error) {
+		at, err = ask[[]int64](ctx, receiver, "wait", waitArgs{Name: "crm", Seconds: waitTime})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	lost, err := recordsLost(ctx, r)
+	if err != nil {
+		return err
+	}
+	if err := s.stopRelay(ctx, r); err != nil {
+		return err
+	}
+	bound, err := s.postBound(ctx, hosts, n/2)
+	if err != nil {
+		return err
+	}
+	s.add(Figure{
+		Name: "drained when the endpoint returns", Unit: "webhooks/s", Value: float64(n-n/10) / (float64(at[1]-at[0]) / 1e9), Bound: &bound,
+		BoundOf: "a bare net/http loop", Reach: Reach{ShareAtLeast, 0.7}, Size: fmt.Sprintf("%d deliveries", n), RecordsLost: lost, CPU: cpu,
+	})
+	return nil
+}
+
+// restart is how long it takes from the start of the process to the first webhook.
+func restart(ctx context.Context, s *stage) error {
+	receiver, hosts, err := s.receive(ctx, 1)
+	if err != nil {
+		return err
+	}
+	empty, err := s.firstDelivery(ctx, receiver, hosts[0], 0)
+	if err != nil {
+		return err
+	}
+	long, err := s.firstDelivery(ctx, receiver, hosts[0], s.opts.Log)
+	if err != nil {
+		return err
+	}
+	s.add(Figure{
+		Name: "start to first delivery with a long log", Unit: "s", Value: long.Seconds(), Bound: new(empty.Seconds()), BoundOf: "start with an empty log",
+		Reach: Reach{MoreAtMost, 1}, Size: fmt.Sprintf("%d events in the log", s.opts.Log),
+	})
+	return nil
+}
+
+// firstDelivery starts a relay on a log whose events are all settled but the last one.
+func (s *stage) firstDelivery(ctx context.Context, receiver *part, host string, events int) (time.Duration, error) {
+	store := fmt.Sprintf("log-%d", events)
+	file, err := s.configure(setting{store: store, endpoints: []target{{id: "crm", url: host + "/crm/", events: []string{"nex.insight.kind1"}}}})
+	if err != nil {
+		return 0, err
+	}
+	if err := s.introduce(ctx, file); err != nil {
+		return 0, err
+	}
+	if events > 0 {
+		if _, err := s.fill(ctx, fillArgs{Dir: store, N: events}); err != nil {
+			return 0, err
+		}
+		if err := s.readThrough(ctx, file); err != nil {
+			return 0, err
+		}
+	}
+	if _, err := s.fill(ctx, fillArgs{Dir: store, N: 1, Kinds: 2, First: 1}); err != nil { // of type kind1
+		return 0, err
+	}
+	if err := do(ctx, receiver, "watch", watchArgs{Name: "crm", Marks: []int64{1}}); err != nil {
+		return 0, err
+	}
+	r, err := s.startRelay(ctx, file)
+	if err != nil {
+		return 0, err
+	}
+	at, err := ask[[]int64](ctx, receiver, "wait", waitArgs{Name: "crm", Seconds: waitTime})
+	if err != nil {
+		return 0, err
+	}
+	took := time.Unix(0, at[0]).Sub(r.began)
+	return took, s.stopRelay(ctx, r)
+}
+
+// readThrough has a relay read its log to the end.
+func (s *stage) readThrough(ctx context.Context, file string) error {
+	r, err := s.startRelay(ctx, file)
+	if err != nil {
+		return err
+	}
+	log, err := s.connect(ctx, r)
+	if err != nil {
+		return err
+	}
+	if err := do(ctx, log, "settled", heardArgs{Seconds: waitTime}); err != nil {
+		return err
+	}
+	return s.finish(ctx, r, log)
+}

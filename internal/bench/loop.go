@@ -1,0 +1,168 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nex-crm/relay/internal/event"
+	"github.com/nex-crm/relay/internal/webhook"
+)
+
+// loopBodies is how many different bodies a loop posts in turn.
+const loopBodies = 256
+
+func loopOps() map[string]handler {
+	return map[string]handler{"post": op(postAll), "pace": op(postPaced)}
+}
+
+type postArgs struct {
+	URLs   []string
+	N      int // posts in all
+	AtOnce int // of all together
+}
+
+// postAll is the bound of deliveries: net/http and nothing else, bodies and headers those of a webhook, the signature made once. It
+// answers how many seconds the last nine tenths took; the first tenth makes the connections.
+func postAll(ctx context.Context, a postArgs) (seconds float64, err error) {
+	targets, err := parseAll(a.URLs)
+	if err != nil {
+		return 0, err
+	}
+	perHost := max(1, a.AtOnce/len(targets)) + 1
+	transport := &http.Transport{MaxIdleConnsPerHost: perHost, MaxIdleConns: 0, DisableCompression: true}
+	defer transport.CloseIdleConnections()
+	var messages []*message
+	for i := range loopBodies {
+		messages = append(messages, newMessage(i, time.Now()))
+	}
+	var next, done atomic.Int64
+	var began atomic.Int64 // when the first tenth was done
+	var failed atomic.Pointer[error]
+	first := int64(a.N / 10)
+	var workers sync.WaitGroup
+	for range a.AtOnce {
+		workers.Go(func() {
+			for failed.Load() == nil {
+				n := next.Add(1)
+				if n > int64(a.N) {
+					return
+				}
+				if err := messages[n%loopBodies].post(ctx, transport, targets[n%int64(len(targets))]); err != nil {
+					failed.Store(&err)
+					return
+				}
+				if done.Add(1) == first {
+					began.Store(time.Now().UnixNano())
+				}
+			}
+		})
+	}
+	workers.Wait()
+	ended := time.Now()
+	if err := failed.Load(); err != nil {
+		return 0, *err
+	}
+	return ended.Sub(time.Unix(0, began.Load())).Seconds() / 0.9, nil
+}
+
+func parseAll(urls []string) (list []*url.URL, err error) {
+	for _, text := range urls {
+		u, err := url.Parse(text)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, u)
+	}
+	return list, nil
+}
+
+// message is what a webhook carries.
+type message struct {
+	header http.Header
+	body   []byte
+}
+
+func newMessage(n int, at time.Time) *message {
+	e := newEvent("acme", "risk", n, at)
+	m := &message{header: make(http.Header, 8), body: e.JSON()}
+	webhook.SetHeaders(m.header, webhook.MessageID(e.ID), at, m.body, webhook.GenerateSecret())
+	m.header.Set("Content-Type", event.ContentType)
+	m.header.Set("User-Agent", "nex-relay/bench")
+	m.header.Set("Traceparent", e.Traceparent)
+	m.header.Set(webhook.HeaderSequence, strconv.Itoa(1000+n))
+	m.header.Set(webhook.HeaderAttempt, "1")
+	return m
+}
+
+func (m *message) post(ctx context.Context, transport *http.Transport, to *url.URL) error {
+	req := (&http.Request{
+		Method: http.MethodPost, URL: to, Host: to.Host, Header: m.header, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Body: io.NopCloser(bytes.NewReader(m.body)), ContentLength: int64(len(m.body)),
+	}).WithContext(ctx)
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("status %d", resp.StatusCode)
+	}
+	_, err = io.Copy(io.Discard, resp.Body)
+	return err
+}
+
+type paceArgs struct {
+	URL     string
+	Rate    int
+	Seconds float64
+}
+
+// postPaced posts at a steady rate, whatever the answers take: the bound of latency.
+func postPaced(ctx context.Context, a paceArgs) (sent int, err error) {
+	targets, err := parseAll([]string{a.URL})
+	if err != nil {
+		return 0, err
+	}
+	transport := &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}
+	defer transport.CloseIdleConnections()
+	var failed atomic.Pointer[error]
+	var posts sync.WaitGroup
+	sent = paced(ctx, a.Rate, a.Seconds, func(n int) {
+		m := newMessage(n, time.Now())
+		posts.Go(func() {
+			if err := m.post(ctx, transport, targets[0]); err != nil {
+				failed.Store(&err)
+			}
+		})
+	})
+	posts.Wait()
+	if err := failed.Load(); err != nil {
+		return sent, *err
+	}
+	return sent, ctx.Err()
+}
+
+// paced does something so many times a second, and answers how often it did.
+func paced(ctx context.Context, rate int, seconds float64, do func(n int)) (n int) {
+	ticker := time.NewTicker(time.Second / time.Duration(rate))
+	defer ticker.Stop()
+	total := int(float64(rate) * seconds)
+	for n < total {
+		select {
+		case <-ticker.C:
+			do(n)
+			n++
+		case <-ctx.Done():
+			return n
+		}
+	}
+	return n
+}

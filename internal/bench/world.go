@@ -1,0 +1,283 @@
+package bench
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nex-crm/relay/internal/nexsim"
+	"github.com/nex-crm/relay/internal/webhook"
+)
+
+// stage is where one scenario plays: its parts, its directory, and its figures.
+type stage struct {
+	opts     Options
+	scenario string
+	dir      string
+	report   *Report
+	parts    []*part
+	made     int
+	heaps    int
+}
+
+// part starts a process that ends with the scenario at the latest.
+func (s *stage) part(role string) (*part, error) {
+	s.made++
+	p, err := startPart(append(s.opts.Command[:len(s.opts.Command):len(s.opts.Command)], strconv.Itoa(s.opts.Size)), role, filepath.Join(s.dir, fmt.Sprintf("%s-%d.log", role, s.made)))
+	if err == nil {
+		s.parts = append(s.parts, p)
+	}
+	return p, err
+}
+
+// clear ends all parts and removes what they left.
+func (s *stage) clear() error {
+	var errs []error
+	for _, p := range s.parts {
+		errs = append(errs, p.end())
+	}
+	s.parts = nil
+	s.report.Warnings = append(s.report.Warnings, s.warnings()...)
+	return errors.Join(append(errs, os.RemoveAll(s.dir))...)
+}
+
+// warnings is what the relays have logged: from warnings on, which a run should not see.
+func (s *stage) warnings() (list []string) {
+	files, _ := filepath.Glob(s.path(roleRelay + "-*.log"))
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		for i, line := range strings.Split(strings.TrimSpace(string(text)), "\n") {
+			switch {
+			case line == "":
+			case i < maxWarnings:
+				list = append(list, s.scenario+": "+line)
+			case i == maxWarnings:
+				list = append(list, s.scenario+": and more")
+			}
+		}
+	}
+	return list
+}
+
+// maxWarnings are shown of each relay.
+const maxWarnings = 3
+
+// end ends one part before the others.
+func (s *stage) end(p *part) error {
+	for i, other := range s.parts {
+		if other == p {
+			s.parts = append(s.parts[:i], s.parts[i+1:]...)
+			break
+		}
+	}
+	return p.end()
+}
+
+// path is a place in the scenario's directory.
+func (s *stage) path(name string) string { return filepath.Join(s.dir, name) }
+
+// target is an endpoint of the relay under test.
+type target struct {
+	id     string
+	url    string
+	events []string // all insights if empty
+}
+
+// setting is what the relay under test is configured to do; all else is the default.
+type setting struct {
+	store     string // name of its log on disk
+	nex       string // base URL
+	slugs     []string
+	endpoints []target
+	schedule  string // of the attempts, in YAML; empty = the relay's own
+}
+
+// configure writes a plain relay.yaml.
+func (s *stage) configure(w setting) (file string, err error) {
+	var b strings.Builder
+	if w.nex == "" {
+		w.nex = "http://127.0.0.1:1/api/developers" // no workspace asks it
+	}
+	fmt.Fprintf(&b, "nex: {base_url: %q}\nnats: {embedded: {listen: \"127.0.0.1:0\", store_dir: %q}}\n", w.nex, s.path(w.store))
+	schedule := ""
+	if w.schedule != "" {
+		schedule = ", schedule: " + w.schedule
+	}
+	fmt.Fprintf(&b, "webhooks: {allow_http: true, allow_networks: [127.0.0.0/8]%s}\n", schedule)
+	b.WriteString("http: {listen: \"127.0.0.1:0\"}\nlog: {level: warn}\n")
+	b.WriteString("workspaces:\n")
+	for _, slug := range w.slugs {
+		fmt.Fprintf(&b, "  - {name: %s, api_key: %s}\n", slug, nexsim.DefaultKey(slug))
+	}
+	b.WriteString("endpoints:\n")
+	for _, e := range w.endpoints {
+		events := ""
+		if len(e.events) > 0 {
+			events = ", events: [" + strings.Join(e.events, ", ") + "]"
+		}
+		fmt.Fprintf(&b, "  - {id: %s, url: %q, secret: %s%s}\n", e.id, e.url, webhook.GenerateSecret().Reveal(), events)
+	}
+	file = s.path(w.store + ".yaml")
+	return file, os.WriteFile(file, []byte(b.String()), 0o600)
+}
+
+// relay is a relay that is up.
+type relay struct {
+	*part
+	reachable
+	began time.Time // when its process was started
+}
+
+// startRelay returns when every part of it runs.
+func (s *stage) startRelay(ctx context.Context, file string) (*relay, error) {
+	r := &relay{began: time.Now()}
+	var err error
+	if r.part, err = s.part(roleRelay); err != nil {
+		return nil, err
+	}
+	r.reachable, err = ask[reachable](ctx, r.part, "start", startArgs{File: file})
+	return r, err
+}
+
+// stopRelay stops it as SIGTERM would.
+func (s *stage) stopRelay(ctx context.Context, r *relay) error {
+	err := do(ctx, r.part, "stop", nothing{})
+	return errors.Join(err, s.end(r.part))
+}
+
+// introduce has a relay start once with a configuration, so that its log and its endpoints are there before the events are.
+func (s *stage) introduce(ctx context.Context, file string) error {
+	r, err := s.startRelay(ctx, file)
+	if err != nil {
+		return err
+	}
+	return s.stopRelay(ctx, r)
+}
+
+// spent has a relay do something so many times, and answers how much processor time each took it, in microseconds: what the machine
+// can do depends on who else uses it, this hardly. It profiles the phase, where that was asked for.
+func (s *stage) spent(ctx context.Context, r *relay, phase string, n int, do func() error) (each float64, err error) {
+	before, err := ask[usage](ctx, r.part, "usage", nothing{})
+	if err != nil {
+		return 0, err
+	}
+	if err := s.profiled(ctx, r, phase, do); err != nil {
+		return 0, err
+	}
+	after, err := ask[usage](ctx, r.part, "usage", nothing{})
+	return (after.CPU - before.CPU) * 1e6 / float64(n), err
+}
+
+// profiled profiles a phase of the relay, where that was asked for.
+func (s *stage) profiled(ctx context.Context, r *relay, phase string, do func() error) error {
+	if s.opts.Profiles == "" {
+		return do()
+	}
+	file, err := filepath.Abs(filepath.Join(s.opts.Profiles, s.scenario+phase+".pprof"))
+	if err != nil {
+		return err
+	}
+	if _, err := ask[nothing](ctx, r.part, "profile", profileArgs{File: file}); err != nil {
+		return err
+	}
+	if err := do(); err != nil {
+		return err
+	}
+	_, err = ask[nothing](ctx, r.part, "profiled", nothing{})
+	return err
+}
+
+// fill puts events into a log while no relay has it.
+func (s *stage) fill(ctx context.Context, a fillArgs) (published, error) {
+	a.Dir = s.path(a.Dir)
+	p, err := s.part(rolePublisher)
+	if err != nil {
+		return published{}, err
+	}
+	done, err := ask[published](ctx, p, "fill", a)
+	return done, errors.Join(err, s.end(p))
+}
+
+// receive starts a receiver that listens on so many ports.
+func (s *stage) receive(ctx context.Context, ports int) (*part, []string, error) {
+	p, err := s.part(roleReceiver)
+	if err != nil {
+		return nil, nil, err
+	}
+	urls, err := ask[[]string](ctx, p, "open", openArgs{Ports: ports})
+	return p, urls, err
+}
+
+// metric reads one of the relay's own.
+func metric(ctx context.Context, r *relay, name string) (float64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.HTTP+"/metrics", nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	defer http.DefaultClient.CloseIdleConnections()
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		if value, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+			return strconv.ParseFloat(value, 64)
+		}
+	}
+	return 0, fmt.Errorf("the relay has no metric %s", name)
+}
+
+// awaitMetric waits until a metric has a value that is enough.
+func awaitMetric(ctx context.Context, r *relay, name string, enough func(float64) bool) error {
+	ticker := time.NewTicker(100 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		v, err := metric(ctx, r, name)
+		if err != nil {
+			return err
+		}
+		if enough(v) {
+			return nil
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%s is %v: %w", name, v, ctx.Err())
+		}
+	}
+}
+
+// recordsLost is how many attempts left no record.
+func recordsLost(ctx context.Context, r *relay) (int, error) {
+	lost, err := metric(ctx, r, "relay_attempt_records_lost_total")
+	return int(lost), err
+}
+
+func slugs(n int) (list []string) {
+	for i := range n {
+		list = append(list, fmt.Sprintf("ws-%d", i))
+	}
+	return list
+}
+
+// pause waits, or less if ctx ends.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
