@@ -4,6 +4,9 @@ const (
 	// laneBytes is what the events in a lane may take together, and a shareOf of what is left of three quarters of maxHeldBytes:
 	// the more endpoints there are that hold much, the less each may hold, and there is always room to read what is for others.
 	laneBytes, shareOf = 4 << 20, 16
+	// provenShare times as much may one take that has just answered well and fast: it empties its lane within a moment, and what it does
+	// not take has to be stored and read again, which costs as much as half a webhook.
+	provenShare = 2
 	// unknownSize is what an event counts for that is still to be read, where none has been read before.
 	unknownSize = laneBytes / 8
 )
@@ -28,10 +31,14 @@ func (l *lane) count(n int, reread bool) {
 	}
 }
 
-// share is what the events in the lane may take together now.
+// share is what the events in the lane may take together now; mu is held.
 func (l *lane) share() int {
 	left := l.fanout.cfg.maxHeld/4*3 - l.fanout.bodies.Load()
-	return int(max(0, min(laneBytes, left/shareOf)))
+	share := int(max(0, min(laneBytes, left/shareOf)))
+	if l.proven {
+		share *= provenShare
+	}
+	return share
 }
 
 // read hears how large the event of a delivery was, and answers whether it may stay: not if it is much
