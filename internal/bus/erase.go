@@ -14,73 +14,142 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// erasedPrefix is where the bucket of the leases keeps what was erased of a workspace: erased.<token>.
-const erasedPrefix = "erased."
+// The bucket of the leases keeps what was erased of each workspace at erased.<token>, and which workspaces those are at erased.
+const erasedKey, erasedPrefix = "erased", "erased."
 
 // Erasure says that what a workspace had until a time was removed, and is not to come back.
 type Erasure struct {
 	// Subject is the SHA-256, in hex, of the subject whose events it is about: the name itself is what was to be removed. Empty = all.
 	Subject string    `json:"subject_sha256,omitempty"`
-	Until   time.Time `json:"until"`
+	Until   time.Time `json:"until"` // what Nex emitted up to then is not taken again
+	// Later are the SHA-256 of the fingerprints of those that were removed although they are dated later.
+	Later []string `json:"later,omitempty"`
+	// Sequence and Stored are the end of the log: what it took up to there is removed.
+	Sequence uint64    `json:"sequence"`
+	Stored   time.Time `json:"stored"`
+	// Ranges are the sequences that it is about, where it is about a subject: from and to, both inclusive. Those of older erasures are
+	// forgotten, when nothing waits for them any more.
+	Ranges [][2]uint64 `json:"ranges,omitempty"`
 }
 
-// Covers tells whether an insight about a subject, emitted at a time, was removed. One without a time was, as far as can be told.
-func (e *Erasure) Covers(subject string, emitted time.Time) bool {
-	return (e.Subject == "" || e.Subject == hashSubject(subject)) && !emitted.After(e.Until)
+// Remove notes which sequences are removed, in order. Of very many it notes what lies between them as well.
+func (e *Erasure) Remove(sequences []uint64) {
+	e.Ranges = nil
+	gap := uint64(1)
+	for ; ; gap *= 2 {
+		var ranges [][2]uint64
+		for _, s := range sequences {
+			if n := len(ranges); n > 0 && s-ranges[n-1][1] <= gap {
+				ranges[n-1][1] = s
+			} else {
+				ranges = append(ranges, [2]uint64{s, s})
+			}
+		}
+		if len(ranges) <= maxRanges {
+			e.Ranges = ranges
+			return
+		}
+	}
 }
 
-func hashSubject(subject string) string {
-	sum := sha256.Sum256([]byte(subject))
+// Removed tells whether a sequence is among those that were removed.
+func (e *Erasure) Removed(sequence uint64) bool {
+	return slices.ContainsFunc(e.Ranges, func(r [2]uint64) bool { return r[0] <= sequence && sequence <= r[1] })
+}
+
+// Covers tells whether an insight that comes from Nex again was removed. One without a time was, as far as can be told.
+func (e *Erasure) Covers(subject string, emitted time.Time, fingerprint string) bool {
+	return e.About(subject) && (!emitted.After(e.Until) || slices.Contains(e.Later, hashText(fingerprint)))
+}
+
+// Took tells whether it removed what the log had taken at a time, under a sequence; a zero time is not looked at.
+func (e *Erasure) Took(sequence uint64, stored time.Time) bool {
+	return sequence <= e.Sequence && !stored.After(e.Stored)
+}
+
+// About tells whether it is about a subject.
+func (e *Erasure) About(subject string) bool {
+	return e.Subject == "" || e.Subject == hashText(subject)
+}
+
+// For has it be about a subject; empty = all.
+func (e *Erasure) For(subject string) {
+	if e.Subject = ""; subject != "" {
+		e.Subject = hashText(subject)
+	}
+}
+
+// AlsoLater notes an insight that is removed although it is dated later, as far as there is room.
+func (e *Erasure) AlsoLater(fingerprint string) {
+	if len(e.Later) < maxLater {
+		e.Later = append(e.Later, hashText(fingerprint))
+	}
+}
+
+func hashText(text string) string {
+	sum := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(sum[:])
 }
 
-// maxErasures bounds those remembered of a workspace: a bucket's entry has to fit into a message.
-const maxErasures = 8192
+// maxErasures bounds those remembered of a workspace, maxLater and maxRanges what each names, and newRanges those that name ranges: a
+// bucket's entry has to fit into a message.
+const maxErasures, maxLater, maxRanges, newRanges = 1024, 8, 256, 32
 
-// NoteErasure remembers that a workspace's events until now were removed; subject empty = all of them.
-func (b *Bus) NoteErasure(ctx context.Context, workspace, subject string, until time.Time) error {
-	fresh := Erasure{Until: until.UTC()}
-	if subject != "" {
-		fresh.Subject = hashSubject(subject)
+// NoteErasure remembers an erasure of a workspace.
+func (b *Bus) NoteErasure(ctx context.Context, workspace string, fresh Erasure) error {
+	err := changeEntry(ctx, b.leases, erasedPrefix+workspace, func(list []Erasure) ([]Erasure, error) {
+		list = slices.DeleteFunc(list, func(e Erasure) bool { return fresh.Subject == "" || e.Subject == fresh.Subject })
+		if list = append(list, fresh); len(list) > maxErasures {
+			return nil, fmt.Errorf("%d subjects are noted already: erase the workspace", maxErasures)
+		}
+		for i := range list[:max(0, len(list)-newRanges)] {
+			list[i].Ranges = nil
+		}
+		return list, nil
+	})
+	if err == nil { // whoever asks for the list sees by its revision that there is something new
+		err = changeEntry(ctx, b.leases, erasedKey, func(list []string) ([]string, error) {
+			if !slices.Contains(list, workspace) {
+				list = append(list, workspace)
+			}
+			return list, nil
+		})
 	}
+	if err != nil {
+		return fmt.Errorf("note what is erased of %s: %w", workspace, err)
+	}
+	return nil
+}
+
+// changeEntry changes the list that an entry of a bucket holds, on what it holds at that moment.
+func changeEntry[T any](ctx context.Context, kv jetstream.KeyValue, key string, change func([]T) ([]T, error)) error {
 	for {
-		list, revision, err := b.erasures(ctx, workspace)
+		list, revision, err := readEntry[T](ctx, kv, key)
 		if err != nil {
 			return err
 		}
-		list = slices.DeleteFunc(list, func(e Erasure) bool { return fresh.Subject == "" || e.Subject == fresh.Subject })
-		if list = append(list, fresh); len(list) > maxErasures {
-			return fmt.Errorf("note what is erased of %s: %d subjects are noted already: erase the workspace", workspace, maxErasures)
+		if list, err = change(list); err != nil {
+			return err
 		}
 		value, err := json.Marshal(list)
 		if err != nil {
 			return err
 		}
-		key := erasedPrefix + workspace
 		if revision == 0 {
-			_, err = b.leases.Create(ctx, key, value)
+			_, err = kv.Create(ctx, key, value)
 		} else {
-			_, err = b.leases.Update(ctx, key, value, revision)
+			_, err = kv.Update(ctx, key, value, revision)
 		}
 		var api *jetstream.APIError
 		if errors.Is(err, jetstream.ErrKeyExists) || errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
 			continue // somebody else was faster
 		}
-		if err != nil {
-			return fmt.Errorf("note what is erased of %s: %w", workspace, err)
-		}
-		return nil
+		return err
 	}
 }
 
-// Erasures are what was removed of a workspace.
-func (b *Bus) Erasures(ctx context.Context, workspace string) ([]Erasure, error) {
-	list, _, err := b.erasures(ctx, workspace)
-	return list, err
-}
-
-func (b *Bus) erasures(ctx context.Context, workspace string) (list []Erasure, revision uint64, err error) {
-	entry, err := b.leases.Get(ctx, erasedPrefix+workspace)
+func readEntry[T any](ctx context.Context, kv jetstream.KeyValue, key string) (list []T, revision uint64, err error) {
+	entry, err := kv.Get(ctx, key)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return nil, 0, nil
 	}
@@ -88,9 +157,20 @@ func (b *Bus) erasures(ctx context.Context, workspace string) (list []Erasure, r
 		err = json.Unmarshal(entry.Value(), &list)
 	}
 	if err != nil {
-		return nil, 0, fmt.Errorf("what was erased of %s: %w", workspace, err)
+		return nil, 0, fmt.Errorf("read %s: %w", key, err)
 	}
 	return list, entry.Revision(), nil
+}
+
+// Erasures are what was removed of a workspace.
+func (b *Bus) Erasures(ctx context.Context, workspace string) ([]Erasure, error) {
+	list, _, err := readEntry[Erasure](ctx, b.leases, erasedPrefix+workspace)
+	return list, err
+}
+
+// Erased are the workspaces of which something was removed. The revision is another after each erasure.
+func (b *Bus) Erased(ctx context.Context) (workspaces []string, revision uint64, err error) {
+	return readEntry[string](ctx, b.leases, erasedKey)
 }
 
 // eraseAtOnce is how many messages are removed at one time.

@@ -58,6 +58,10 @@ func (f *Fanout) ready(l *lane, d *delivery) (e *endpoint.Endpoint, weight int) 
 		}
 		d.unasked = true // its owner may have narrowed it since
 	}
+	if f.erased(d) {
+		d.settle()
+		return nil, weight
+	}
 	if d.forced != "" {
 		return e, weight
 	}
@@ -95,7 +99,7 @@ func (f *Fanout) conclude(l *lane, e *endpoint.Endpoint, d *delivery, start time
 	if result.Outcome != webhook.Delivered && result.Outcome != webhook.Canceled && f.cfg.Endpoints.Replaced(e) {
 		// It tells of another URL, or of another endpoint: that is not held against this one, which is tried at once.
 		decision := Decision{Verdict: Retry, At: now, Attempt: d.attempt}
-		f.records.add(newAttempt(d, start, result, decision))
+		f.record(d, start, result, decision)
 		return decision
 	}
 	if result.PutOff() && result.Outcome != webhook.Canceled && d.since == 0 {
@@ -104,7 +108,7 @@ func (f *Fanout) conclude(l *lane, e *endpoint.Endpoint, d *delivery, start time
 	decision := f.cfg.Policy.Decide(result, d.attempt, putOff(d, now), now, jitter(d, now))
 	f.report(l, d, result, decision)
 	if result.Outcome != webhook.Canceled {
-		f.records.add(newAttempt(d, start, result, decision))
+		f.record(d, start, result, decision)
 	}
 	run := circuitRun
 	if e.Ordered {
@@ -119,6 +123,13 @@ func (f *Fanout) conclude(l *lane, e *endpoint.Endpoint, d *delivery, start time
 		f.disable(e, "the receiver asked for it (webhook-delivery: disable)", "asked", nil, nil, map[string]any{"status": result.StatusCode, "event_id": d.id})
 	}
 	return decision
+}
+
+// record writes an attempt down, unless its event was erased meanwhile.
+func (f *Fanout) record(d *delivery, start time.Time, result webhook.Result, decision Decision) {
+	if !f.erased(d) {
+		f.records.add(newAttempt(d, start, result, decision))
+	}
 }
 
 // putOff is for how long the receiver has put a delivery off.
@@ -166,12 +177,16 @@ func (f *Fanout) load(d *delivery) error {
 	if d.id != "" && ev.id != d.id { // the log was made anew: the sequence means another event now
 		return fmt.Errorf("sequence %d holds another event: %w", d.sequence, bus.ErrNotInLog)
 	}
-	d.event, d.id = ev, ev.id
+	d.event, d.id, d.workspace = ev, ev.id, ev.workspace
 	return nil
 }
 
 // unreadable handles a delivery whose event cannot be fetched.
 func (f *Fanout) unreadable(d *delivery, err error) {
+	if errors.Is(err, bus.ErrNotInLog) && f.erasedUnread(d) {
+		d.settle()
+		return
+	}
 	if errors.Is(err, bus.ErrNotInLog) {
 		f.log.Error("delivery given up: its event has left the log; keep stream.max_age longer than webhooks.schedule",
 			"endpoint", d.endpoint, "event", d.id, "attempt", d.attempt, "error", err)
@@ -303,6 +318,10 @@ func header(e *endpoint.Endpoint) http.Header {
 
 // settle carries out the decision on an attempt that began at a time.
 func (f *Fanout) settle(l *lane, e *endpoint.Endpoint, d *delivery, began time.Time, result webhook.Result, decision Decision) {
+	if decision.Verdict != Disable && f.erased(d) { // while it was in flight
+		d.settle()
+		return
+	}
 	switch decision.Verdict {
 	case Done:
 		d.settle()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/endpoint"
+	"github.com/nex-crm/relay/internal/event"
 )
 
 const (
@@ -104,6 +105,9 @@ type catcher struct {
 	batch    []*delivery
 	count    int
 	beatAt   time.Time
+	// workspaces of those that waited.
+	workspaces []string
+	numbers    map[string]int32
 }
 
 // beat stores in the endpoint's state how far the span has come. It fails if somebody else has taken it, or it is done.
@@ -135,13 +139,20 @@ func (c *catcher) beat(ctx context.Context) error {
 }
 
 // add puts one event behind the others.
-func (c *catcher) add(ctx context.Context, sequence uint64, id string, attempt int) error {
-	d := &delivery{endpoint: c.endpoint.ID, sequence: sequence, id: id, attempt: attempt}
+func (c *catcher) add(ctx context.Context, r reference) error {
+	d := r.delivery()
+	d.endpoint = c.endpoint.ID
 	if c.span.Replay != nil {
 		d.forced = c.span.Replay.ID
 	}
 	c.put(d)
 	return c.flushFull(ctx)
+}
+
+// referenceTo is the first attempt of an event.
+func referenceTo(m bus.Stored) reference {
+	workspace, _, _ := event.SplitSubject(m.Subject)
+	return reference{Sequence: m.Sequence, ID: eventID(m.Header, m.Sequence), Workspace: workspace, Attempt: 1}
 }
 
 func (c *catcher) put(d *delivery) {
@@ -215,7 +226,7 @@ func (f *Fanout) wanted(ctx context.Context, e *endpoint.Endpoint, from, to uint
 
 func (c *catcher) all(ctx context.Context) error {
 	err := c.each(ctx, c.span.From, c.span.To, func(m bus.Stored) error {
-		if err := c.add(ctx, m.Sequence, eventID(m.Header, m.Sequence), 1); err != nil {
+		if err := c.add(ctx, referenceTo(m)); err != nil {
 			return err
 		}
 		return c.progress(ctx, func() {
@@ -255,14 +266,14 @@ func (c *catcher) newestFirst(ctx context.Context) error {
 		}
 		var chunk []reference
 		err := c.each(ctx, from, c.span.To, func(m bus.Stored) error {
-			chunk = append(chunk, reference{Sequence: m.Sequence, ID: eventID(m.Header, m.Sequence), Attempt: 1})
+			chunk = append(chunk, referenceTo(m))
 			return nil
 		})
 		if err != nil {
 			return err
 		}
 		for _, r := range slices.Backward(chunk) {
-			if err := c.add(ctx, r.Sequence, r.ID, r.Attempt); err != nil {
+			if err := c.add(ctx, r); err != nil {
 				return err
 			}
 		}
@@ -365,7 +376,7 @@ func (c *catcher) latestPerTarget(ctx context.Context) error {
 	slices.Sort(keep)
 	return c.replace(ctx, func(yield func(waitingOne) bool) {
 		for _, sequence := range keep {
-			if !yield(waitingOne{sequence, max(1, attempt(sequence))}) {
+			if !yield(waitingOne{sequence, max(1, attempt(sequence)), 0}) {
 				return
 			}
 		}
@@ -391,8 +402,33 @@ func (c *catcher) skipTo(ctx context.Context, sequence uint64) error {
 
 // waitingOne is what is kept of a reference: there may be a million.
 type waitingOne struct {
-	sequence uint64
-	attempt  int32
+	sequence  uint64
+	attempt   int32
+	workspace int32 // see catcher.named
+}
+
+// numbered is the number that stands for a workspace here; 0 = not known.
+func (c *catcher) numbered(workspace string) int32 {
+	if workspace == "" {
+		return 0
+	}
+	n, known := c.numbers[workspace]
+	if !known {
+		if c.numbers == nil {
+			c.numbers = map[string]int32{}
+		}
+		c.workspaces = append(c.workspaces, workspace)
+		n = int32(len(c.workspaces))
+		c.numbers[workspace] = n
+	}
+	return n
+}
+
+func (c *catcher) named(number int32) string {
+	if number == 0 {
+		return ""
+	}
+	return c.workspaces[number-1]
 }
 
 // waiting is what waits for the endpoint, that which its owner asked for apart, and the last message of RELAY_RETRY among it.
@@ -406,7 +442,7 @@ func (c *catcher) waiting(ctx context.Context) (list []waitingOne, asked []refer
 			if r.Forced != "" {
 				asked = append(asked, r)
 			} else {
-				list = append(list, waitingOne{r.Sequence, int32(r.Attempt)})
+				list = append(list, waitingOne{r.Sequence, int32(r.Attempt), c.numbered(r.Workspace)})
 			}
 		}
 		return nil
@@ -421,7 +457,7 @@ func (c *catcher) waiting(ctx context.Context) (list []waitingOne, asked []refer
 // Stopped in between, some wait twice, none not at all.
 func (c *catcher) replace(ctx context.Context, list iter.Seq[waitingOne], asked []reference, upTo uint64) error {
 	for w := range list {
-		c.put(&delivery{endpoint: c.endpoint.ID, sequence: w.sequence, attempt: int(w.attempt)})
+		c.put(&delivery{endpoint: c.endpoint.ID, workspace: c.named(w.workspace), sequence: w.sequence, attempt: int(w.attempt)})
 		if err := c.flushFull(ctx); err != nil {
 			return err
 		}

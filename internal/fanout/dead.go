@@ -37,8 +37,10 @@ type DeadLetter struct {
 func (f *Fanout) bury(d *delivery, letter DeadLetter) {
 	letter.EventID, letter.Sequence, letter.Endpoint = d.id, d.sequence, d.endpoint
 	letter.Attempts, letter.At = d.attempt, time.Now().UTC()
-	if d.event != nil {
-		letter.Workspace = d.event.workspace
+	if letter.Workspace = d.workspace; letter.Workspace == "" {
+		if e := f.cfg.Endpoints.Snapshot().Get(d.endpoint); e != nil && len(e.Workspaces) == 1 {
+			letter.Workspace = e.Workspaces[0]
+		}
 	}
 	letter.Class = letter.Outcome.Class(letter.Status)
 	if letter.Event = json.RawMessage("null"); d.event != nil && json.Valid(d.event.data) {

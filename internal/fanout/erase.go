@@ -33,14 +33,18 @@ type Erased struct {
 type erasing struct {
 	Erasure
 	fanout *Fanout
-	events []uint64  // of the log, in order
-	until  time.Time // when the last of them was emitted, or now
+	events []uint64 // of the log, in order
+	note   bus.Erasure
+	newest time.Time // when the last of them was emitted
 	ends   map[string]uint64
 	done   Erased
 }
 
 // eraseRest is how long every replica's source may still publish what it had judged before it could know of an erasure.
-const eraseRest = 2 * time.Second
+const eraseRest = 3 * time.Second
+
+// futureSlack is how far ahead of our clock Nex's may be.
+const futureSlack = 10 * time.Minute
 
 // Erase removes what is of a workspace, or of one of its subjects: the events in the log, what waits of them, their attempts and dead
 // letters. What Nex repeats of it later is not taken again. It reads all that is stored, and may be called again where it was
@@ -56,12 +60,26 @@ func (f *Fanout) Erase(ctx context.Context, what Erasure) (Erased, error) {
 
 func (r *erasing) run(ctx context.Context) error {
 	b := r.fanout.cfg.Bus
-	r.until = time.Now()
-	if err := r.findEvents(ctx); err != nil {
+	log, err := b.Extent(ctx)
+	if err != nil {
+		return err
+	}
+	r.note = bus.Erasure{Until: time.Now().Add(futureSlack), Sequence: log.Last, Stored: log.LastTime}
+	r.note.For(r.Subject)
+	if err := r.findEvents(ctx, log.Last); err != nil {
 		return err
 	}
 	if !r.DryRun {
-		if err := b.NoteErasure(ctx, r.Workspace, r.Subject, r.until); err != nil {
+		if r.newest.Before(r.note.Until) { // Nex's clock is not ahead of ours by more
+			r.note.Until = time.Now()
+			if r.newest.After(r.note.Until) {
+				r.note.Until = r.newest
+			}
+		}
+		if r.Subject != "" {
+			r.note.Remove(r.events)
+		}
+		if err := b.NoteErasure(ctx, r.Workspace, r.note); err != nil {
 			return err
 		}
 		select {
@@ -95,12 +113,12 @@ func (r *erasing) run(ctx context.Context) error {
 }
 
 // findEvents finds the events in the log. What could not be read as an insight is among those of a workspace.
-func (r *erasing) findEvents(ctx context.Context) error {
+func (r *erasing) findEvents(ctx context.Context, last uint64) error {
 	subjects := []string{event.Subject(r.Workspace, event.InsightPrefix+">")}
 	if r.Subject == "" {
 		subjects = append(subjects, event.Subject(r.Workspace, event.Malformed))
 	}
-	q := bus.Query{Stream: bus.StreamNex, Subjects: subjects, Oldest: true, Heads: r.Subject == ""}
+	q := bus.Query{Stream: bus.StreamNex, Subjects: subjects, Before: last + 1, Oldest: true, Heads: r.Subject == ""}
 	return r.fanout.cfg.Bus.Walk(ctx, q, func(m bus.Stored) (bool, error) {
 		if r.Subject != "" {
 			if _, subject := eventTarget(m); subject != r.Subject {
@@ -108,9 +126,13 @@ func (r *erasing) findEvents(ctx context.Context) error {
 			}
 		}
 		r.events = append(r.events, m.Sequence)
-		// Nex's clock may be ahead of ours.
-		if at, err := time.Parse(time.RFC3339Nano, m.Header.Get(bus.HeaderEmitted)); err == nil && at.After(r.until) {
-			r.until = at
+		at, err := time.Parse(time.RFC3339Nano, m.Header.Get(bus.HeaderEmitted))
+		switch {
+		case err != nil:
+		case at.After(r.note.Until): // what is dated far ahead must not have all the others in between refused
+			r.note.AlsoLater(m.Header.Get(bus.HeaderFingerprint))
+		case at.After(r.newest):
+			r.newest = at
 		}
 		return true, nil
 	})
@@ -176,7 +198,8 @@ func (r *erasing) deadLetters(ctx context.Context) error {
 		if json.Unmarshal(m.Data, &d) != nil {
 			return false
 		}
-		return r.isOne(d.Sequence) && (d.Workspace == "" || d.Workspace == r.Workspace) || r.holds(d.Event)
+		return r.isOne(d.Sequence) && (d.Workspace == "" || d.Workspace == r.Workspace) || r.holds(d.Event) ||
+			r.Subject == "" && d.Workspace == r.Workspace
 	})
 }
 
@@ -201,7 +224,7 @@ func (r *erasing) retry(ctx context.Context, m bus.Stored) error {
 		if len(ref.Event) > 0 {
 			return r.holds(ref.Event)
 		}
-		return r.isOne(ref.Sequence)
+		return r.isOne(ref.Sequence) || r.Subject == "" && ref.Workspace == r.Workspace && r.note.Took(ref.Sequence, time.Time{})
 	})
 	if len(stay) == len(refs) {
 		return nil

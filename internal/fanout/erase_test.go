@@ -183,3 +183,91 @@ func (b *bundle) eachRetry(id string, do func(ref map[string]any, data []byte)) 
 		b.t.Fatal(err)
 	}
 }
+
+// What is on its way while it is erased is not stored again, and not sent any more: in flight at a receiver that fails then, waiting for
+// its rate, given again by its owner, in strict order.
+func TestEraseOnTheWay(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name     string
+		endpoint endpoint.Endpoint
+		inFlight int
+	}{
+		{"in flight", endpoint.Endpoint{}, 5},
+		{"at its rate", endpoint.Endpoint{RateLimit: 1. / 60}, 1},
+		{"one at a time", endpoint.Endpoint{MaxInFlight: 1}, 1},
+		{"ordered", endpoint.Endpoint{Ordered: true}, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, fanout.Policy{Schedule: []time.Duration{0}, RetryAfterMax: time.Hour}) // what fails is a dead letter
+			hang := make(chan struct{})
+			begun := make(chan struct{}, 100)
+			r := newReceiver(t, func(_ int, w http.ResponseWriter, _ *http.Request, _ []byte) {
+				begun <- struct{}{}
+				<-hang
+				w.WriteHeader(http.StatusBadRequest)
+			})
+			e := tt.endpoint
+			e.ID, e.URL = "crm", r.URL
+			b.create(&e)
+			for n := range 5 {
+				b.publishOf("acme", "person/john", fmt.Sprintf("acme-%d", n))
+			}
+			for range tt.inFlight {
+				<-begun
+			}
+			if _, err := b.relay.Erase(t.Context(), fanout.Erasure{Workspace: "acme", Subject: "person/john"}); err != nil {
+				close(hang)
+				t.Fatal(err)
+			}
+			b.publishOf("acme", "person/jane", "acme-new")
+			close(hang)
+			b.publishOf("globex", "person/john", "globex-new")
+			eventually(t, "what is new has come, or waits for its turn", func() bool {
+				got := r.all()
+				return slices.Contains(got, "globex-new") || e.RateLimit > 0
+			})
+			eventually(t, "nothing of the old is on its way", func() bool {
+				u, err := b.relay.Undelivered(t.Context(), b.registry.Snapshot().Get("crm"))
+				return err == nil && u.Count() == 0 || e.RateLimit > 0 && u.Count() <= 2
+			})
+			if n := len(r.all()); n > tt.inFlight+2 {
+				t.Errorf("%d attempts were made, %d of them before it was erased", n, tt.inFlight)
+			}
+			for _, text := range b.stored() {
+				for n := range 5 {
+					if id := fmt.Sprintf("acme-%d", n); strings.Contains(text, `"`+id+`"`) {
+						t.Errorf("%s is still in %s", id, text)
+					}
+				}
+			}
+		})
+	}
+}
+
+// An event that is dated far ahead does not have everything refused until then.
+func TestEraseOfWhatIsDatedAhead(t *testing.T) {
+	t.Parallel()
+	b := setup(t, quick)
+	now := time.Now()
+	for i, at := range []time.Time{now, now.Add(time.Minute), now.AddDate(70, 0, 0)} {
+		e := &event.Event{
+			Workspace: "acme", ID: fmt.Sprint("x-", i), Type: "nex.insight.risk", Time: at, Emitted: at, Fingerprint: fmt.Sprint("f-", i),
+			Data: json.RawMessage(`{}`), Traceparent: event.NewTraceparent(),
+		}
+		if _, err := b.bus.Publish(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := b.relay.Erase(t.Context(), fanout.Erasure{Workspace: "acme"}); err != nil || got.Events != 3 {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	list, err := b.bus.Erasures(t.Context(), "acme")
+	if err != nil || len(list) != 1 {
+		t.Fatalf("%v, %v", list, err)
+	}
+	if e := list[0]; !e.Until.Equal(now.Add(time.Minute)) || !e.Covers("", now.AddDate(70, 0, 0), "f-2") || e.Covers("", now.Add(time.Hour), "other") {
+		t.Errorf("%+v", e)
+	}
+}

@@ -127,6 +127,7 @@ type Fanout struct {
 	judge                      *judge
 	crowd                      crowd
 	lookout                    lookout
+	forgotten                  forgotten
 	young                      *young
 	shelf                      *shelf
 	name                       string // of this process, among those that work on spans
@@ -223,7 +224,9 @@ func (f *Fanout) Run(ctx context.Context) error {
 	defer giveUp()
 	f.runCtx, f.attemptCtx, f.storeCtx = ctx, attempt, store
 
+	f.HearErasures(ctx)
 	var loops sync.WaitGroup
+	loops.Go(func() { f.hearErasures(ctx) })
 	loops.Go(func() { f.consume(ctx, bus.StreamNex, bus.FanoutConsumer(ackWait, maxAckPending), f.handleEvent) })
 	loops.Go(func() { f.consume(ctx, bus.StreamRetry, bus.RetryConsumer(ackWait, maxAckPending), f.handleDue) })
 	loops.Go(func() { f.every(ctx, sweepEvery, f.Sweep) })
@@ -409,7 +412,7 @@ func (f *Fanout) handleEvent(ctx context.Context, m jetstream.Msg) {
 		return
 	}
 	first := func(e *endpoint.Endpoint, i int) *delivery {
-		return &delivery{endpoint: e.ID, sequence: ev.sequence, id: ev.id, attempt: 1, event: ev, unasked: to.unasked[e.ID], held: h, share: &shares[i]}
+		return &delivery{endpoint: e.ID, workspace: ev.workspace, sequence: ev.sequence, id: ev.id, attempt: 1, event: ev, unasked: to.unasked[e.ID], held: h, share: &shares[i]}
 	}
 	for i, e := range to.active {
 		d := first(e, i)

@@ -47,20 +47,21 @@ func eventTarget(m bus.Stored) (workspace, subject string) {
 
 // delivery is one event on its way to one endpoint. It has one owner at a time: a lane, an attempt, or a write.
 type delivery struct {
-	endpoint string
-	sequence uint64
-	id       string // the event's
-	attempt  int    // number of the next attempt, from 1
-	since    int64  // Unix seconds when its receiver first put it off (429, Retry-After); 0 = it did not
-	event    *message
-	unasked  bool   // the endpoint's filter was left for later
-	forced   string // the wish of its owner because of which the endpoint gets it, whatever it asks for by now; empty = none
-	inline   []byte // the event, where the log holds it no more
-	weight   int    // bytes that its lane counts for it
-	reread   bool   // its event came from the log for it alone, or is to
-	shelved  bool   // its lane counts it as on its way into the backlog
-	held     *held
-	share    *share // of held; nil where it carries this one alone
+	endpoint  string
+	workspace string // of the event; empty where it is not known
+	sequence  uint64
+	id        string // the event's
+	attempt   int    // number of the next attempt, from 1
+	since     int64  // Unix seconds when its receiver first put it off (429, Retry-After); 0 = it did not
+	event     *message
+	unasked   bool   // the endpoint's filter was left for later
+	forced    string // the wish of its owner because of which the endpoint gets it, whatever it asks for by now; empty = none
+	inline    []byte // the event, where the log holds it no more
+	weight    int    // bytes that its lane counts for it
+	reread    bool   // its event came from the log for it alone, or is to
+	shelved   bool   // its lane counts it as on its way into the backlog
+	held      *held
+	share     *share // of held; nil where it carries this one alone
 }
 
 // settle says that a delivery needs its message no longer: it was answered, or stored elsewhere.

@@ -313,7 +313,7 @@ func (l *lane) work(d *delivery, n *newborn) {
 		}
 		switch {
 		case !goes:
-		case l.takeTurn():
+		case l.takeTurn(d):
 			weight = l.fanout.attemptDelivery(l, d)
 		default:
 			l.fanout.backlog(d) // stopping

@@ -102,7 +102,7 @@ func (f *Fanout) welcome(e *endpoint.Endpoint) {
 				if err != nil || had {
 					return err
 				}
-				return c.add(f.storeCtx, m.Sequence, eventID(m.Header, m.Sequence), 1)
+				return c.add(f.storeCtx, referenceTo(m))
 			})
 			if err == nil {
 				err = c.flush(f.storeCtx)

@@ -372,7 +372,7 @@ func (f *Fanout) handleOrdered(ctx context.Context, id string, m jetstream.Msg) 
 		return
 	}
 	msg := newMessage(m.Subject(), m.Headers(), meta.Sequence.Stream, meta.Timestamp, m.Data())
-	if mark.passed(msg) {
+	if mark.passed(msg) || f.erasedEvent(msg, msg.stored) {
 		_ = m.Ack()
 		return
 	}
@@ -387,7 +387,7 @@ func (f *Fanout) handleOrdered(ctx context.Context, id string, m jetstream.Msg) 
 		_ = m.Ack()
 		return
 	}
-	d := &delivery{endpoint: id, sequence: msg.sequence, id: msg.id, attempt: 1, event: msg}
+	d := &delivery{endpoint: id, workspace: msg.workspace, sequence: msg.sequence, id: msg.id, attempt: 1, event: msg}
 	if at := e.State.Ordered; at != nil && at.Sequence == d.sequence && at.Holds(e) {
 		if left := time.Until(at.NextAt); left > 0 {
 			comeAgain(m, f.untilLook(left))
@@ -437,14 +437,17 @@ func (f *Fanout) attemptOrdered(e *endpoint.Endpoint, d *delivery, began time.Ti
 		return
 	case !agreed:
 		decision = f.conclude(l, e, d, began, result)
-	case !l.takeTurn():
+	case !l.takeTurn(d):
 		d.held.giveBack(0)
+		return
+	case f.erased(d):
+		d.settle()
 		return
 	default:
 		result, decision = f.attempt(l, e, d)
 	}
 	switch {
-	case decision.Verdict != Retry:
+	case decision.Verdict != Retry || f.erased(d):
 		f.settle(l, e, d, began, result, decision)
 	case result.Outcome == webhook.Canceled:
 		d.held.giveBack(0)

@@ -65,7 +65,7 @@ func (f *Fanout) holdReferences(ctx context.Context, m jetstream.Msg, refs []ref
 
 func (r reference) delivery() *delivery {
 	return &delivery{
-		endpoint: r.Endpoint, sequence: r.Sequence, id: r.ID, attempt: r.Attempt, since: r.Since, forced: r.Forced, inline: r.Event,
+		endpoint: r.Endpoint, workspace: r.Workspace, sequence: r.Sequence, id: r.ID, attempt: r.Attempt, since: r.Since, forced: r.Forced, inline: r.Event,
 	}
 }
 

@@ -28,8 +28,10 @@ type reference struct {
 	Sequence uint64 `json:"sequence"`
 	ID       string `json:"id"`
 	Endpoint string `json:"endpoint"`
-	Attempt  int    `json:"attempt"`
-	Since    int64  `json:"since,omitempty"` // Unix seconds when its receiver first put it off
+	// Workspace of the event; empty where it is not known.
+	Workspace string `json:"workspace,omitempty"`
+	Attempt   int    `json:"attempt"`
+	Since     int64  `json:"since,omitempty"` // Unix seconds when its receiver first put it off
 	// Forced names the wish of the endpoint's owner because of which it gets this, whatever it asks for by now.
 	Forced string `json:"forced,omitempty"`
 	// Event is the event itself, where the log holds it no more.
@@ -160,7 +162,7 @@ func parcel(p place, list []*delivery) (*nats.Msg, []jetstream.PublishOpt, error
 	refs := make([]reference, len(list))
 	for i, d := range list {
 		refs[i] = reference{
-			Sequence: d.sequence, ID: d.id, Endpoint: d.endpoint, Attempt: d.attempt, Since: d.since, Forced: d.forced, Event: d.inline,
+			Sequence: d.sequence, ID: d.id, Endpoint: d.endpoint, Workspace: d.workspace, Attempt: d.attempt, Since: d.since, Forced: d.forced, Event: d.inline,
 		}
 	}
 	data, err := plainJSON(refs)

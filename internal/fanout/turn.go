@@ -20,9 +20,9 @@ func (l *lane) nextTurn() time.Duration {
 	return turn.DelayFrom(now)
 }
 
-// takeTurn waits until the rate limit allows an attempt. It answers false if the relay stops meanwhile, or the endpoint is to
-// get nothing any more.
-func (l *lane) takeTurn() bool {
+// takeTurn waits until the rate limit allows an attempt, or there is none to be made because the event was erased. It answers false if the
+// relay stops meanwhile, or the endpoint is to get nothing any more.
+func (l *lane) takeTurn(d *delivery) bool {
 	for {
 		l.mu.Lock()
 		limiter, changed := l.limiter, l.relimited
@@ -44,10 +44,18 @@ func (l *lane) takeTurn() bool {
 		if l.fanout.runCtx.Err() != nil || !l.fanout.active(l.endpoint) {
 			return false
 		}
-		if waited {
+		if waited || l.fanout.erased(d) {
 			return true
 		}
 	}
+}
+
+// lookUp has those that wait for their turn look whether they still have to.
+func (l *lane) lookUp() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	close(l.relimited)
+	l.relimited = make(chan struct{})
 }
 
 // await waits for a turn. It answers false if the limit changes meanwhile, the relay stops, or the endpoint is to get nothing

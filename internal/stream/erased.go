@@ -28,5 +28,5 @@ func (s *stream) erased(ctx context.Context, e *event.Event) (bool, error) {
 		}
 		s.erasures = erasures{list, now}
 	}
-	return slices.ContainsFunc(s.erasures.list, func(one bus.Erasure) bool { return one.Covers(e.Subject, e.Emitted) }), nil
+	return slices.ContainsFunc(s.erasures.list, func(one bus.Erasure) bool { return one.Covers(e.Subject, e.Emitted, e.Fingerprint) }), nil
 }

@@ -43,7 +43,7 @@ func TestErasedStaysAway(t *testing.T) {
 		if restart {
 			b.stop()
 		}
-		if err := b.bus.NoteErasure(t.Context(), "acme", "", time.Now()); err != nil {
+		if err := b.bus.NoteErasure(t.Context(), "acme", bus.Erasure{Until: time.Now()}); err != nil {
 			t.Fatal(err)
 		}
 		_, _, sequences := b.contents("acme")
@@ -88,7 +88,9 @@ func TestErasedSubjectStaysAway(t *testing.T) {
 	if len(gone) == 15 {
 		t.Fatal("all are about one")
 	}
-	if err := b.bus.NoteErasure(t.Context(), "acme", subjects[0], time.Now()); err != nil {
+	note := bus.Erasure{Until: time.Now()}
+	note.For(subjects[0])
+	if err := b.bus.NoteErasure(t.Context(), "acme", note); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := b.bus.Erase(t.Context(), bus.StreamNex, gone, false); err != nil {
