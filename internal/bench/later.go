@@ -82,6 +82,7 @@ func retries(ctx context.Context, s *stage) error {
 
 // restart is how long it takes from the start of the process to the first webhook.
 func restart(ctx context.Context, s *stage) error {
+	s.profileStarts = true
 	receiver, hosts, err := s.receive(ctx, 1)
 	if err != nil {
 		return err
