@@ -33,7 +33,7 @@ type Scale struct {
 var (
 	Standard = Scale{
 		Name: "standard", Ingest: 40_000, Deliver: 40_000, Endpoints: 10_000, Streams: [2]int{1000, 3000}, Quiet: 1000, IdleFor: 8 * time.Second,
-		PacedFor: 4 * time.Second, PaceRate: 200, Healthy: 70, SickOfAKind: 10, Rounds: 2, Burst: 300, Parked: 50_000, Log: 200_000,
+		PacedFor: 4 * time.Second, PaceRate: 200, Healthy: 70, SickOfAKind: 10, Rounds: 2, Burst: 300, Parked: 40_000, Log: 150_000,
 		Settle: 2 * time.Second, Patience: 2 * time.Minute,
 	}
 	Full = Scale{

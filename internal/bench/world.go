@@ -25,6 +25,9 @@ type stage struct {
 	parts    []*part
 	made     int
 	heaps    int
+	starts   int
+
+	profileStarts bool // what a start takes is what is measured
 }
 
 // part starts a process that ends with the scenario at the latest.
@@ -145,8 +148,14 @@ func (s *stage) startRelay(ctx context.Context, file string) (*relay, error) {
 	if r.part, err = s.part(roleRelay); err != nil {
 		return nil, err
 	}
-	r.reachable, err = ask[reachable](ctx, r.part, "start", startArgs{File: file})
-	return r, err
+	start := func() error {
+		r.reachable, err = ask[reachable](ctx, r.part, "start", startArgs{File: file})
+		return err
+	}
+	if s.starts++; s.profileStarts {
+		return r, s.profiled(ctx, r, fmt.Sprintf("-start-%d", s.starts), start)
+	}
+	return r, start()
 }
 
 // stopRelay stops it as SIGTERM would.
