@@ -1,11 +1,11 @@
 package fanout
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"time"
 
@@ -42,25 +42,75 @@ func (u *Undelivered) older(sequence uint64) {
 	}
 }
 
-// Undelivered counts what an endpoint is still to get. With a filter it reads the events of the log that the endpoint has before it.
+// Undelivered counts what an endpoint is still to get, each event once, and each that its owner wants it to get again. With a filter it
+// reads the events of the log that the endpoint has before it, and those that waited when it was last changed which events it asks for.
 func (f *Fanout) Undelivered(ctx context.Context, e *endpoint.Endpoint) (u Undelivered, err error) {
+	if err = f.undelivered(ctx, e, &u); err != nil {
+		err = fmt.Errorf("undelivered to %s: %w", e.ID, err)
+	}
+	return u, err
+}
+
+func (f *Fanout) undelivered(ctx context.Context, e *endpoint.Endpoint, u *Undelivered) error {
+	log, err := f.cfg.Bus.Extent(ctx)
+	if err != nil {
+		return err
+	}
 	// In the order in which an event goes, so that none slips through.
-	spans, err := f.before(ctx, e)
-	for _, s := range spans {
+	parts, err := f.before(ctx, e, log)
+	for _, p := range parts {
 		if err == nil {
-			err = f.countSpan(ctx, e, s, &u)
+			err = f.countPart(ctx, e, p, u)
 		}
 	}
 	if err != nil {
-		return u, fmt.Errorf("undelivered to %s: %w", e.ID, err)
+		return err
 	}
 	work, silent := f.inWork(ctx, e.ID)
-	u.InFlight, u.Silent = work.Fresh, silent
-	if work.Oldest > 0 {
-		u.older(work.Oldest)
+	u.Silent = silent
+	waits, err := f.waits(ctx, e, work.Settled, u)
+	if err != nil {
+		return err
 	}
+	counted := func(sequence uint64) bool {
+		return sequence < since(e, log) || slices.ContainsFunc(parts, func(p part) bool { return p.from <= sequence && sequence <= p.to })
+	}
+	if waits, err = f.stillWanted(ctx, e, log, slices.DeleteFunc(waits, counted)); err != nil {
+		return err
+	}
+	fresh := slices.DeleteFunc(distinct(work.Fresh), func(sequence uint64) bool {
+		_, waiting := slices.BinarySearch(waits, sequence)
+		return waiting || counted(sequence)
+	})
+	u.Waiting += uint64(len(waits))
+	u.InFlight = uint64(len(fresh))
+	for _, list := range [][]uint64{waits, fresh} {
+		if len(list) > 0 {
+			u.older(list[0])
+		}
+	}
+	if u.Oldest > 0 {
+		m, err := f.cfg.Bus.Get(ctx, u.Oldest)
+		switch {
+		case err == nil:
+			u.Stored = m.Time
+		case !errors.Is(err, bus.ErrNotInLog):
+			return err
+		}
+	}
+	return nil
+}
+
+func distinct(list []uint64) []uint64 {
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// waits are the events that wait for an endpoint in RELAY_RETRY, each once: a crash leaves some there twice. Those that its owner wants it
+// to get again are counted at once.
+func (f *Fanout) waits(ctx context.Context, e *endpoint.Endpoint, done []uint64, u *Undelivered) (list []uint64, err error) {
 	settled := map[uint64]int{}
-	for _, sequence := range work.Settled {
+	for _, sequence := range done {
 		settled[sequence]++
 	}
 	err = f.cfg.Bus.FollowRetry(ctx, e.ID, func(data []byte) error {
@@ -69,39 +119,57 @@ func (f *Fanout) Undelivered(ctx context.Context, e *endpoint.Endpoint) (u Undel
 			return nil // handled where it is due
 		}
 		for _, r := range refs {
-			if settled[r.Sequence] > 0 { // its message waits for others
+			switch {
+			case settled[r.Sequence] > 0: // its message waits for others
 				settled[r.Sequence]--
-				continue
+			case r.Forced != "":
+				u.Waiting++
+				u.older(r.Sequence)
+			default:
+				list = append(list, r.Sequence)
 			}
-			u.Waiting++
-			u.older(r.Sequence)
 		}
 		return nil
 	})
+	return distinct(list), err
+}
+
+// stillWanted leaves out what was put there before it was changed which events the endpoint asks for, and is not asked for any more: it is
+// dropped when its turn comes.
+func (f *Fanout) stillWanted(ctx context.Context, e *endpoint.Endpoint, log bus.Extent, list []uint64) ([]uint64, error) {
+	from, _ := slices.BinarySearch(list, log.First) // what the log has lost nobody can ask
+	to, _ := slices.BinarySearch(list, e.Changed+1)
+	if from >= to {
+		return list, nil
+	}
+	wanted := map[uint64]bool{}
+	err := f.wanted(ctx, e, list[from], list[to-1], func(m bus.Stored) error {
+		wanted[m.Sequence] = true
+		return nil
+	})
 	if err != nil {
-		return u, fmt.Errorf("undelivered to %s: %w", e.ID, err)
+		return nil, err
 	}
-	if u.Oldest > 0 {
-		m, err := f.cfg.Bus.Get(ctx, u.Oldest)
-		switch {
-		case err == nil:
-			u.Stored = m.Time
-		case !errors.Is(err, bus.ErrNotInLog):
-			return u, fmt.Errorf("undelivered to %s: %w", e.ID, err)
-		}
+	kept := slices.DeleteFunc(slices.Clone(list[from:to]), func(sequence uint64) bool { return !wanted[sequence] })
+	return slices.Concat(list[:from], kept, list[to:]), nil
+}
+
+// since is the first event of the log that is for an endpoint at all: what is older, or was skipped, is not.
+func since(e *endpoint.Endpoint, log bus.Extent) (first uint64) {
+	if !e.SinceTime.Before(log.Made) {
+		first = e.Since + 1
 	}
-	return u, nil
+	if s := e.State.Skipped; s != nil && !s.Stored.Before(log.Made) {
+		first = max(first, s.Sequence+1)
+	}
+	return first
 }
 
 // part is a part of the log, both ends inclusive.
 type part struct{ from, to uint64 }
 
 // before are the parts of the log that an endpoint has before it, without what a replay is to bring: apart, in order.
-func (f *Fanout) before(ctx context.Context, e *endpoint.Endpoint) ([]part, error) {
-	log, err := f.cfg.Bus.Extent(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (f *Fanout) before(ctx context.Context, e *endpoint.Endpoint, log bus.Extent) ([]part, error) {
 	state := f.cfg.Endpoints.State(e.ID)
 	var list []part
 	for _, s := range state.Spans {
@@ -119,7 +187,7 @@ func (f *Fanout) before(ctx context.Context, e *endpoint.Endpoint) ([]part, erro
 		}
 		if marked {
 			list = append(list, part{mark.next(log), log.Last})
-			return f.apart(e, list, log), nil
+			return apart(e, list, log), nil
 		}
 	}
 	if state.Position != 0 {
@@ -134,19 +202,13 @@ func (f *Fanout) before(ctx context.Context, e *endpoint.Endpoint) ([]part, erro
 	case c.CachedInfo().NumPending > 0:
 		list = append(list, part{c.CachedInfo().Delivered.Stream + 1, log.Last})
 	}
-	return f.apart(e, list, log), nil
+	return apart(e, list, log), nil
 }
 
 // apart joins parts that meet, leaves out what is none for the endpoint because it is older, and what the log does not hold.
-func (f *Fanout) apart(e *endpoint.Endpoint, list []part, log bus.Extent) (out []part) {
-	first := log.First
-	if !e.SinceTime.Before(log.Made) {
-		first = max(first, e.Since+1)
-	}
-	if s := e.State.Skipped; s != nil && !s.Stored.Before(log.Made) {
-		first = max(first, s.Sequence+1)
-	}
-	slices.SortFunc(list, func(a, b part) int { return int(int64(a.from) - int64(b.from)) })
+func apart(e *endpoint.Endpoint, list []part, log bus.Extent) (out []part) {
+	first := max(log.First, since(e, log))
+	slices.SortFunc(list, func(a, b part) int { return cmp.Compare(a.from, b.from) })
 	for _, p := range list {
 		p.from, p.to = max(p.from, first), min(p.to, log.Last)
 		switch n := len(out); {
@@ -160,8 +222,8 @@ func (f *Fanout) apart(e *endpoint.Endpoint, list []part, log bus.Extent) (out [
 	return out
 }
 
-// countSpan counts the events of a part of the log that are for an endpoint.
-func (f *Fanout) countSpan(ctx context.Context, e *endpoint.Endpoint, p part, u *Undelivered) error {
+// countPart counts the events of a part of the log that are for an endpoint.
+func (f *Fanout) countPart(ctx context.Context, e *endpoint.Endpoint, p part, u *Undelivered) error {
 	if e.Filter != "" {
 		return f.wanted(ctx, e, p.from, p.to, func(m bus.Stored) error {
 			if !e.Past(m.Sequence, m.Time) {
@@ -187,22 +249,17 @@ func (f *Fanout) countSpan(ctx context.Context, e *endpoint.Endpoint, p part, u 
 
 // work is what replicas work on for an endpoint.
 type work struct {
-	Fresh   uint64   `json:"fresh"`             // events of the log
-	Oldest  uint64   `json:"oldest"`            // of the fresh; 0 = none
+	Fresh   []uint64 `json:"fresh,omitempty"`   // events of the log
 	Settled []uint64 `json:"settled,omitempty"` // events done with whose message in RELAY_RETRY waits for others
 }
 
 func (w *work) add(other work) {
-	w.Fresh += other.Fresh
+	w.Fresh = append(w.Fresh, other.Fresh...)
 	w.Settled = append(w.Settled, other.Settled...)
-	if w.Oldest == 0 || other.Oldest != 0 && other.Oldest < w.Oldest {
-		w.Oldest = other.Oldest
-	}
 }
 
 // ownWork is what this process works on for an endpoint.
 func (f *Fanout) ownWork(id string) (w work) {
-	oldest := uint64(math.MaxUint64)
 	f.held.mu.Lock()
 	defer f.held.mu.Unlock()
 	for key, h := range f.held.all {
@@ -215,13 +272,9 @@ func (f *Fanout) ownWork(id string) (w work) {
 			case key.stream == bus.StreamRetry && settled:
 				w.Settled = append(w.Settled, one.sequence)
 			case key.stream == bus.StreamNex && !settled:
-				w.Fresh++
-				oldest = min(oldest, one.sequence)
+				w.Fresh = append(w.Fresh, one.sequence)
 			}
 		}
-	}
-	if w.Fresh > 0 {
-		w.Oldest = oldest
 	}
 	return w
 }

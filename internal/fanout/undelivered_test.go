@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/endpoint"
 	"github.com/nex-crm/relay/internal/fanout"
 )
@@ -154,4 +155,36 @@ func TestUndeliveredWithSilentReplica(t *testing.T) {
 		}
 		return u.Silent == 1
 	})
+}
+
+// A crash leaves some deliveries there twice, and what was put there before the endpoint changed what it asks for is dropped when its turn
+// comes: each event counts once, and only if it is still to be delivered.
+func TestUndeliveredCountsEvents(t *testing.T) {
+	t.Parallel()
+	b := setup(t, fanout.Policy{Schedule: []time.Duration{0, time.Hour}, RetryAfterMax: time.Hour})
+	r := newReceiver(t, func(_ int, w http.ResponseWriter, _ *http.Request, _ []byte) { w.WriteHeader(http.StatusBadRequest) })
+	b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL})
+	b.publish("x", 20)
+	r.await(t, 20)
+	eventually(t, "all wait", func() bool { return b.undelivered("crm", 20).Waiting == 20 })
+	var again [][]byte
+	b.eachRetry("crm", func(_ map[string]any, data []byte) { again = append(again, data) })
+	for _, data := range again {
+		if _, err := b.bus.JetStream().Publish(t.Context(), bus.RetryBacklogSubject("other", 1), data); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.bus.JetStream().Publish(t.Context(), "relay.retry.wait.crm.99999", data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.undelivered("crm", 20)
+	err := b.registry.Change(t.Context(), "crm", func(e *endpoint.Endpoint) (bool, error) {
+		log, err := b.bus.Extent(t.Context())
+		e.Filter, e.Changed = `event.id in ["x-7", "x-9"]`, log.Last
+		return true, err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.oldestIs(b.undelivered("crm", 2), 8)
 }
