@@ -15,7 +15,7 @@ import (
 const (
 	// lookoutEvery is how often it is looked whether the log will lose what endpoints are still to get, and lookoutShare how much
 	// of the time that may take at most.
-	lookoutEvery, lookoutShare = 30 * time.Second, 20
+	lookoutEvery, lookoutShare = 10 * time.Second, 20
 	// paceOver is over what time it is measured how fast the log grows and endpoints come on.
 	paceOver = 10 * time.Minute
 	// unreadTime is how long an event may wait to be read before that counts as a delay of its endpoints.
@@ -68,6 +68,13 @@ func (p *pace) speed() (sequences, stored float64) {
 		return 0, 0
 	}
 	return float64(last.sequence-first.sequence) / took, last.stored.Sub(first.stored).Seconds() / took
+}
+
+// fastest is how many sequences a second it came on lately: all the time, or since the look before.
+func (p *pace) fastest() float64 {
+	all, _ := p.speed()
+	last, _ := (&pace{p.steps[max(0, len(p.steps)-2):]}).speed()
+	return max(all, last)
 }
 
 // never is no time that comes.
@@ -127,7 +134,7 @@ func (f *Fanout) lookOut(ctx context.Context) {
 	}
 }
 
-// lookAhead is the step that lookOut repeats. It answers how long the log keeps an event by its age.
+// lookAhead is the step that lookOut repeats. It answers for how long the log keeps an event, as it grows now.
 func (f *Fanout) lookAhead(ctx context.Context, now time.Time) (keeps time.Duration) {
 	l := &f.lookout
 	log, err := f.cfg.Bus.Extent(ctx)
@@ -138,11 +145,8 @@ func (f *Fanout) lookAhead(ctx context.Context, now time.Time) (keeps time.Durat
 	if err != nil {
 		return never // NATS is away; the next look tells
 	}
-	keeps = never
-	if log.MaxAge > 0 {
-		keeps = log.MaxAge
-	}
 	l.log.add(step{now, log.Last, log.LastTime})
+	_, _, keeps = lossAhead(log, l.log.fastest(), step{now, log.Last, now}, 0, 0, now)
 	unread := f.unread(ctx, now)
 	list := f.cfg.Endpoints.Snapshot().All()
 	waits := sample{to: waitsTo, places: max(1, min(mostPlaces, retryPlaces/max(1, len(list))))}
@@ -179,8 +183,7 @@ func (f *Fanout) judgeLoss(ctx context.Context, e *endpoint.Endpoint, b *behind,
 	if b != nil && b.sequence != 0 {
 		b.add(step{now, b.sequence, b.stored})
 		sequences, stored := b.speed()
-		grows, _ := f.lookout.log.speed()
-		left, limit, keeps = lossAhead(log, grows, step{now, b.sequence, b.stored}, sequences, stored, now)
+		left, limit, keeps = lossAhead(log, f.lookout.log.fastest(), step{now, b.sequence, b.stored}, sequences, stored, now)
 	}
 	soon := min(f.cfg.LossWarning, keeps/4)
 	switch ahead := left < soon; {
@@ -191,13 +194,29 @@ func (f *Fanout) judgeLoss(ctx context.Context, e *endpoint.Endpoint, b *behind,
 				"endpoint", e.ID, "in", left.Round(time.Second), "by", "stream."+limit, "from", b.sequence)
 			f.tell(event.EndpointLossAhead, e.ID, f.lossNews(ctx, e, b, left, limit, now))
 		}
-	case e.State.LossAhead != nil && left >= soon/4*5:
+	case e.State.LossAhead != nil && left >= soon/4*5 && f.lossIsOver(ctx, e, log, now):
 		if changed, err := f.setLossAhead(ctx, e.ID, nil); err == nil && changed {
 			f.log.Info("the log is no longer about to lose events that an endpoint is still to get", "endpoint", e.ID)
 			f.tell(event.EndpointLossAverted, e.ID, map[string]any{"endpoint": e.ID})
 		}
 	}
 	return left
+}
+
+// lossIsOver tells whether the log does not lose soon what an endpoint is still to get, however it comes on. The look ahead sees some of what
+// waits; before its owner is told that all is well, all of it is looked at.
+func (f *Fanout) lossIsOver(ctx context.Context, e *endpoint.Endpoint, log bus.Extent, now time.Time) bool {
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	u, err := f.Undelivered(ctx, e)
+	if err != nil || u.Oldest > 0 && u.Stored.IsZero() { // the log has lost it
+		return false
+	}
+	if u.Oldest == 0 {
+		return true
+	}
+	left, _, keeps := lossAhead(log, f.lookout.log.fastest(), step{now, u.Oldest, u.Stored}, 0, 0, now)
+	return left >= min(f.cfg.LossWarning, keeps/4)
 }
 
 func (f *Fanout) setLossAhead(ctx context.Context, id string, at *time.Time) (changed bool, err error) {

@@ -84,6 +84,10 @@ func TestPace(t *testing.T) {
 	if s, d := p.speed(); s != 2 || d != 1 {
 		t.Errorf("%v a second, and %v, not 2 and 1", s, d)
 	}
+	p.add(step{at.Add(-29 * time.Second), p.steps[len(p.steps)-1].sequence + 100, at}) // all at once
+	if s := p.fastest(); s != 100 {
+		t.Errorf("%v a second lately, not 100", s)
+	}
 	if n := len(p.steps); n > 22 {
 		t.Errorf("%d steps are remembered", n)
 	}
