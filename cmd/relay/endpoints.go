@@ -19,6 +19,7 @@ type endpointsCmd struct {
 	List         endpointsList        `cmd:"" default:"withargs" help:"List them."`
 	Show         endpointsShow        `cmd:"" help:"Show one."`
 	Undelivered  endpointsUndelivered `cmd:"" help:"Count what one is still to get, and how old the oldest of it is."`
+	Retry        endpointsRetry       `cmd:"" help:"Try now what has failed at one and waits for its next attempt."`
 	Create       endpointsCreate      `cmd:"" help:"Make one: relay endpoints create url=https://… events=nex.insight.risk"`
 	Change       endpointsChange      `cmd:"" help:"Change one: relay endpoints change crm rate_limit=10/s headers.X-Tenant=acme"`
 	Delete       endpointsDelete      `cmd:"" help:"Delete one, with what waits for it."`
@@ -76,6 +77,38 @@ type endpointsUndelivered struct {
 
 func (c *endpointsUndelivered) Run(ctx context.Context, e env) error {
 	return c.do(ctx, e, "GET", c.path("/undelivered"), nil)
+}
+
+type endpointsRetry struct {
+	admin
+	oneEndpoint
+	Since since `help:"Only what failed then or later: 2h, or a time."`
+}
+
+func (c *endpointsRetry) Run(ctx context.Context, e env) error {
+	body := api.RetryWaiting{}
+	if !c.Since.IsZero() {
+		at := c.Since.UTC()
+		body.Since = &at
+	}
+	for total := uint64(0); ; {
+		answer, err := c.call(ctx, "POST", c.path("/retry"), nil, body)
+		if err != nil {
+			return err
+		}
+		var part api.Retried
+		if err := json.Unmarshal(answer, &part); err != nil {
+			return fmt.Errorf("read what is tried now: %w", err)
+		}
+		if total += part.Retried; part.More {
+			continue
+		}
+		if c.JSON {
+			return shown(e.stdout, true, fmt.Appendf(nil, `{"retried":%d}`, total))
+		}
+		fmt.Fprintf(e.stdout, "%s tried now\n", plural(int(total), "delivery is", "deliveries are"))
+		return nil
+	}
 }
 
 // do makes a request and prints the answer.

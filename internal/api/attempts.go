@@ -41,7 +41,8 @@ func (s *server) attemptOperations() {
 	}, s.listEndpointAttempts)
 	add(s, operation{
 		method: "POST", path: "/api/v1/endpoints/{id}/attempts/{attempt}/retry", id: "retryAttempt", summary: "Deliver the event of an attempt again", access: writes,
-		about:  "With the whole schedule before it, whatever became of the attempt.",
+		about: "If it waits for its next attempt, that is made now, and does not come a second time later; if not, it is delivered anew, with the whole schedule " +
+			"before it, whatever became of the attempt.",
 		status: http.StatusAccepted, errors: []int{http.StatusNotFound, http.StatusGone},
 	}, s.retryAttempt)
 	add(s, operation{

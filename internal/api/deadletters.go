@@ -204,7 +204,12 @@ func (s *server) again(ctx context.Context, id string, sequence uint64, eventID 
 	if err := s.mayHave(ctx, id, sequence, kept); err != nil {
 		return err
 	}
-	err := f.Redeliver(ctx, id, sequence, eventID, kept)
+	var err error
+	if kept == nil { // no dead letter: it may be on its way still
+		err = f.Again(ctx, id, sequence, eventID)
+	} else {
+		err = f.Redeliver(ctx, id, sequence, eventID, kept)
+	}
 	if errors.Is(err, bus.ErrNotInLog) {
 		return &Error{http.StatusGone, fmt.Sprintf("%s: the log does not hold this event any more", eventID)}
 	}

@@ -171,6 +171,9 @@ func TestEveryOperationAsDocumented(t *testing.T) {
 	c.call("POST", "/api/v1/try", `{"shape":"nonsense"}`)
 	c.call("GET", "/api/v1/endpoints/crm/undelivered", "")
 	c.call("GET", "/api/v1/endpoints/none/undelivered", "")
+	c.call("POST", "/api/v1/endpoints/crm/retry", "")
+	c.call("POST", "/api/v1/endpoints/crm/retry", `{"since":"2026-01-01T00:00:00Z"}`)
+	c.call("POST", "/api/v1/endpoints/none/retry", "")
 	c.call("POST", "/api/v1/erase", `{"workspace":"Acme Corp","subject":"person/John","dry_run":true}`)
 	c.call("POST", "/api/v1/erase", `{"workspace":""}`)
 	c.call("DELETE", "/api/v1/endpoints/crm", "")
@@ -234,6 +237,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"cancelReplay":         {"DELETE", "/api/v1/endpoints/{id}/replays/{replay}", "", []int{401, 401, 204, 403, 204, 404, 403}},
 		"try":                  {"POST", "/api/v1/try", `{"workspaces":["acme"]}`, []int{401, 401, 200, 200, 200, 400, 200}},
 		"erase":                {"POST", "/api/v1/erase", `{"workspace":"acme","dry_run":true}`, []int{401, 401, 200, 403, 403, 403, 403}},
+		"retryEndpoint":        {"POST", "/api/v1/endpoints/{id}/retry", "", []int{401, 401, 200, 403, 200, 404, 403}},
 		"undelivered":          {"GET", "/api/v1/endpoints/{id}/undelivered", "", []int{401, 401, 200, 200, 200, 404, 200}},
 		"pullEvents":           {"GET", "/api/v1/endpoints/{id}/events", "", []int{401, 401, 200, 200, 200, 404, 200}},
 		"rotateEventsToken":    {"POST", "/api/v1/endpoints/{id}/rotate-events-token", "", []int{401, 401, 200, 403, 200, 404, 403}},

@@ -101,6 +101,7 @@ func (s *server) handler() http.Handler {
 	s.deadLetterOperations()
 	s.replayOperations()
 	s.undeliveredOperations()
+	s.retryOperations()
 	s.eraseOperations()
 	s.tryOperations()
 	s.pullOperations()

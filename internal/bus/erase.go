@@ -234,7 +234,11 @@ func (b *Bus) erase(ctx context.Context, stream string, sequence uint64, overwri
 	return false, answer.Error
 }
 
-// EachRetry hands over every message of RELAY_RETRY from one sequence to another, both inclusive.
-func (b *Bus) EachRetry(ctx context.Context, from, to uint64, do func(Stored) error) error {
-	return b.direct(ctx, StreamRetry, "relay.retry.>", from, to, do)
+// EachRetry hands over every message of RELAY_RETRY from one sequence to another, both inclusive; those for one endpoint, if it is given.
+func (b *Bus) EachRetry(ctx context.Context, endpoint string, from, to uint64, do func(Stored) error) error {
+	filter := "relay.retry.>"
+	if endpoint != "" {
+		filter = anyRetry(endpoint)
+	}
+	return b.direct(ctx, StreamRetry, filter, from, to, do)
 }

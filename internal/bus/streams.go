@@ -58,6 +58,11 @@ func RetryBacklogSubject(endpoint string, n int) string {
 	return fmt.Sprintf("%s%s.%d", retryBacklog, endpoint, n)
 }
 
+// RetryHasTime tells whether what waits on a subject waits for its time.
+func RetryHasTime(subject string) bool {
+	return strings.HasPrefix(subject, retryWait) || strings.HasPrefix(subject, retryBatch)
+}
+
 // RetrySubjects are the filters for all that waits for an endpoint.
 func RetrySubjects(endpoint string) []string {
 	return []string{retryBacklog + endpoint + ".*", retryDue + endpoint + ".*", retryWait + endpoint + ".*", retryBatch + endpoint + ".*.*"}

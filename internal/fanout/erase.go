@@ -211,7 +211,7 @@ func (r *erasing) retries(ctx context.Context) error {
 	}
 	before := r.ends[bus.StreamRetry]
 	r.ends[bus.StreamRetry] = end
-	return r.fanout.cfg.Bus.EachRetry(ctx, before+1, end, func(m bus.Stored) error { return r.retry(ctx, m) })
+	return r.fanout.cfg.Bus.EachRetry(ctx, "", before+1, end, func(m bus.Stored) error { return r.retry(ctx, m) })
 }
 
 // retry removes one message that waits, or puts those of its deliveries that stay into another in its place.
@@ -234,7 +234,7 @@ func (r *erasing) retry(ctx context.Context, m bus.Stored) error {
 		return nil
 	}
 	if len(stay) > 0 {
-		if err := r.restock(ctx, m, stay); err != nil {
+		if err := r.fanout.restock(ctx, m, stay); err != nil {
 			return err
 		}
 	}
@@ -246,7 +246,7 @@ func (r *erasing) retry(ctx context.Context, m bus.Stored) error {
 }
 
 // restock stores deliveries as the message did of which they are a part. Should that be on its way, they are made twice.
-func (r *erasing) restock(ctx context.Context, m bus.Stored, stay []reference) error {
+func (f *Fanout) restock(ctx context.Context, m bus.Stored, stay []reference) error {
 	data, err := plainJSON(stay)
 	if err != nil {
 		return err
@@ -259,7 +259,7 @@ func (r *erasing) restock(ctx context.Context, m bus.Stored, stay []reference) e
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	if _, err := r.fanout.cfg.Bus.JetStream().PublishMsg(ctx, msg); err != nil {
+	if _, err := f.cfg.Bus.JetStream().PublishMsg(ctx, msg); err != nil {
 		return fmt.Errorf("store what stays of deliveries to %s: %w", stay[0].Endpoint, err)
 	}
 	return nil

@@ -70,6 +70,18 @@ func (f *Fanout) CountReplay(ctx context.Context, e *endpoint.Endpoint, r endpoi
 	return n, err
 }
 
+// Again has an endpoint get an event again, unless that waits for its next attempt, which is made now instead, or is on its way: then it
+// would come twice.
+func (f *Fanout) Again(ctx context.Context, id string, sequence uint64, eventID string) error {
+	n, coming, err := f.hurry(ctx, id, func(_ bus.Stored, r reference) bool {
+		return r.Sequence == sequence && r.Forced == "" && (r.ID == "" || eventID == "" || r.ID == eventID)
+	})
+	if err != nil || n > 0 || coming {
+		return err
+	}
+	return f.Redeliver(ctx, id, sequence, eventID, nil)
+}
+
 // Redeliver has an endpoint get an event again, with the whole schedule before it, whatever it asks for by now. kept is the event
 // itself, for where the log holds it no more; where there is none, the error is [bus.ErrNotInLog]. The delivery is stored when
 // Redeliver returns.
