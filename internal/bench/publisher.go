@@ -44,9 +44,13 @@ func (p *publisher) close() {
 	}
 }
 
-// openLog opens the log in a directory as a relay with the default configuration does.
-func openLog(ctx context.Context, dir, listen string) (*bus.Bus, error) {
+// openLog opens the log in a directory as a relay with the default configuration does, but for the time for which it knows message ids
+// where that is given.
+func openLog(ctx context.Context, dir, listen string, window time.Duration) (*bus.Bus, error) {
 	c := config.Default()
+	if window == 0 {
+		window = c.Stream.DuplicateWindow
+	}
 	every, err := time.ParseDuration(c.NATS.Embedded.Sync)
 	if err != nil {
 		return nil, err
@@ -54,7 +58,7 @@ func openLog(ctx context.Context, dir, listen string) (*bus.Bus, error) {
 	return bus.Open(ctx, bus.Config{
 		MaxPending: c.NATS.PublishMaxPending, MaxEvent: int(c.Nex.MaxEventSize),
 		Embedded: bus.Embedded{Listen: listen, StoreDir: dir, SyncInterval: every},
-		Stream:   bus.Limits{MaxAge: c.Stream.MaxAge, MaxBytes: int64(c.Stream.MaxBytes), DuplicateWindow: c.Stream.DuplicateWindow},
+		Stream:   bus.Limits{MaxAge: c.Stream.MaxAge, MaxBytes: int64(c.Stream.MaxBytes), DuplicateWindow: window},
 		Logger:   slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 }
@@ -64,6 +68,8 @@ type fillArgs struct {
 	N     int
 	Kinds int // types of insight, in turn; 1 if 0
 	First int // number of the first event
+	// Window is for how long the log knows message ids; 0 = as a relay does.
+	Window time.Duration
 }
 
 // published is how many events have been published, and in how many seconds.
@@ -75,7 +81,7 @@ type published struct {
 // fill opens a log that nobody uses, publishes to it, and closes it. It is also the bound of ingest: nothing is between the events,
 // which are built before, and the log.
 func (p *publisher) fill(ctx context.Context, a fillArgs) (done published, err error) {
-	b, err := openLog(ctx, a.Dir, "")
+	b, err := openLog(ctx, a.Dir, "", a.Window)
 	if err != nil {
 		return done, err
 	}
@@ -157,7 +163,7 @@ type dirArgs struct{ Dir string }
 
 // open runs a server of its own on a directory, publishes go to it, and answers where others reach it.
 func (p *publisher) open(ctx context.Context, a dirArgs) (url string, err error) {
-	if p.own, err = openLog(ctx, a.Dir, "127.0.0.1:0"); err != nil {
+	if p.own, err = openLog(ctx, a.Dir, "127.0.0.1:0", 0); err != nil {
 		return "", err
 	}
 	p.js, err = asyncContext(p.own.Conn())

@@ -102,7 +102,8 @@ type setting struct {
 	nex       string // base URL
 	slugs     []string
 	endpoints []target
-	schedule  string // of the attempts, in YAML; empty = the relay's own
+	schedule  string        // of the attempts, in YAML; empty = the relay's own
+	window    time.Duration // for how long message ids are known; 0 = the relay's own
 }
 
 // configure writes a plain relay.yaml.
@@ -118,6 +119,9 @@ func (s *stage) configure(w setting) (file string, err error) {
 	}
 	fmt.Fprintf(&b, "webhooks: {allow_http: true, allow_networks: [127.0.0.0/8]%s}\n", schedule)
 	b.WriteString("http: {listen: \"127.0.0.1:0\"}\nlog: {level: warn}\n")
+	if w.window != 0 {
+		fmt.Fprintf(&b, "stream: {duplicate_window: %s}\n", w.window)
+	}
 	b.WriteString("workspaces:\n")
 	for _, slug := range w.slugs {
 		fmt.Fprintf(&b, "  - {name: %s, api_key: %s}\n", slug, nexsim.DefaultKey(slug))
