@@ -47,6 +47,16 @@ async function resume(e) {
   return { text: `${e.id} is active again.` };
 }
 
+async function tryNow(e) {
+  let n = 0;
+  for (let more = true; more;) {
+    const r = await call("POST", `api/v1/endpoints/${seg(e.id)}/retry`);
+    n += r.retried;
+    more = r.more;
+  }
+  return { text: n ? `${e.id}: ${n} deliver${n === 1 ? "y is" : "ies are"} tried now, not later.` : `${e.id}: nothing waits for a later attempt.` };
+}
+
 async function retryLetter(d) {
   await call("POST", `api/v1/dead-letters/${d.id}/retry`);
   return { text: `Event ${d.event_id} is delivered to ${d.endpoint} after all.` };
@@ -56,12 +66,13 @@ async function retryGroup(g) {
   const yes = await confirm(`Deliver all dead letters of ${g.endpoint}, class ${g.class}?`, "Each has its whole schedule before it again, and leaves the dead letters.", "Deliver them");
   if (yes === null) return null;
   let done = 0, skipped = 0, reasons = [];
-  for (let more = true; more;) {
-    const r = await call("POST", `api/v1/dead-letters/retry`, { endpoint: g.endpoint, class: g.class });
+  for (let more = true, after = 0; more;) {
+    const r = await call("POST", `api/v1/dead-letters/retry`, { endpoint: g.endpoint, class: g.class, after });
     done += r.done;
-    skipped = r.skipped ?? 0;
-    reasons = r.reasons ?? [];
-    more = r.more && r.done > 0;
+    skipped += r.skipped ?? 0;
+    reasons = [...new Set([...reasons, ...(r.reasons ?? [])])].slice(0, 5);
+    more = r.more;
+    after = r.last;
     if (more) say(`${done} are delivered after all, going on…`);
   }
   return { text: `${done} dead letters are delivered after all.${skipped ? ` ${skipped} stay: ${reasons.join("; ")}` : ""}`, bad: skipped > 0 };
@@ -111,6 +122,7 @@ function endpointButtons(e, which, where) {
   const open = now.attempts.has(where);
   const all = {
     test: () => mayWrite() && button("Test", `Send a test event to ${e.id}`, where + "test", () => test(e)),
+    retry: () => mayWrite() && button("Try now", `Try what waits for ${e.id} now`, where + "retry", () => tryNow(e)),
     pause: () => mayWrite() && button("Pause", `Pause ${e.id}`, where + "pause", () => pause(e)),
     resume: () => mayWrite() && mayResume(e) && button("Resume…", `Resume ${e.id}`, where + "resume", () => resume(e), true),
     attempts: () => {

@@ -66,9 +66,9 @@ function ofEndpoint(e, last, left) {
     add("warn", "paused", [how, waits, kept].filter(Boolean).join("\n"), mayResume(e) ? ["resume", "test"] : ["test"]);
   }
   if (e.state === "active" && e.held_up) {
-    add("bad", "held up", [`Event ${e.held_up.sequence} fails, and an ordered endpoint waits for it; attempt ${e.held_up.attempt} is next.`, lately, waits].filter(Boolean).join("\n"), ["test", "attempts", "pause"], e.failing_since);
+    add("bad", "held up", [`Event ${e.held_up.sequence} fails, and an ordered endpoint waits for it; attempt ${e.held_up.attempt} is next.`, lately, waits].filter(Boolean).join("\n"), ["test", "retry", "attempts", "pause"], e.failing_since);
   } else if (e.state === "active" && e.failing_since) {
-    add("bad", "failing", [lately || "It has taken nothing since.", waits].filter(Boolean).join("\n"), ["test", "attempts", "pause"], e.failing_since);
+    add("bad", "failing", [lately || "It has taken nothing since.", waits].filter(Boolean).join("\n"), ["test", "retry", "attempts", "pause"], e.failing_since);
   }
   if (e.filter_error) add("warn", "its filter fails on events", `${e.filter_error.count} times, the last: ${e.filter_error.error}`, [], e.filter_error.at);
   for (const w of e.warnings ?? []) add("warn", "will not be delivered to", w, []);
