@@ -382,12 +382,13 @@ func comeAgain(m jetstream.Msg, after time.Duration) {
 // handleEvent gives one event of the log to the lanes of the endpoints that want it.
 func (f *Fanout) handleEvent(ctx context.Context, m jetstream.Msg) {
 	meta, err := m.Metadata()
-	workspace, eventType, ok := event.SplitSubject(m.Subject())
+	_, _, ok := event.SplitSubject(m.Subject())
 	if err != nil || !ok {
 		_ = m.Term() // nothing that the relay put there
 		return
 	}
-	to, unprepared := f.match(workspace, eventType, meta.Sequence.Stream, meta.Timestamp, m.Data())
+	ev := newMessage(m.Subject(), m.Headers(), meta.Sequence.Stream, meta.Timestamp, m.Data())
+	to, unprepared := f.match(ev)
 	if err := f.prepare(ctx, unprepared); err != nil {
 		comeAgain(m, time.Second)
 		return
@@ -396,7 +397,6 @@ func (f *Fanout) handleEvent(ctx context.Context, m jetstream.Msg) {
 		_ = m.Ack()
 		return
 	}
-	ev := newMessage(m.Subject(), m.Headers(), meta.Sequence.Stream, meta.Timestamp, m.Data())
 	if len(to.unasked) > 0 {
 		f.judge.keep(ev, to.view)
 	}
