@@ -69,8 +69,8 @@ func (r *Relay) reload(ctx context.Context, p *parts) (*config.Config, error) {
 		r.log.Error("the changed configuration has faults and was not applied", "error", err)
 		return cfg, err
 	}
-	if r.plan.needsRestart(next) {
-		r.log.Warn("the configuration changed outside workspaces and endpoints: that holds from the next start on")
+	if sections := r.plan.needsRestart(next); len(sections) > 0 {
+		r.log.Warn("the configuration changed outside workspaces and endpoints: that holds from the next start on", "sections", sections)
 	}
 	prepare, cancel := context.WithTimeout(ctx, prepareTime)
 	defer cancel()
