@@ -202,3 +202,21 @@ func TestReloadNamesWhatNeedsARestart(t *testing.T) {
 		}
 	}
 }
+
+// An empty file is what a file looks like that is being written: it takes nothing away.
+func TestReloadRefusesAnEmptyFile(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "acme")
+	run := w.start()
+	w.connected("acme")
+	for i, content := range []string{"", "\n \n# nothing here\n"} {
+		w.write("relay.yaml", content)
+		run.hup <- struct{}{}
+		eventually(t, "it is refused", func() bool { return strings.Count(w.log.String(), "the file is empty") > i })
+	}
+	w.emit("acme", 0.5, "still there")
+	w.webhooks(1)
+	w.configure([]string{"acme"}, "")
+	run.hup <- struct{}{}
+	eventually(t, "it is applied again", func() bool { return strings.Contains(w.log.String(), "configuration applied") })
+}
