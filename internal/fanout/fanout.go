@@ -56,9 +56,10 @@ type Config struct {
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 
-	maxHeld   int64         // maxHeldBytes, or less in a test
-	lookAgain time.Duration // orderedLook, or less in a test
-	noLookout bool          // a test looks out itself
+	maxHeld      int64         // maxHeldBytes, or less in a test
+	lookAgain    time.Duration // orderedLook, or less in a test
+	noLookout    bool          // a test looks out itself
+	restoreEvery time.Duration // restoreEvery, or other in a test
 }
 
 const (
@@ -175,6 +176,9 @@ func New(cfg Config) (*Fanout, error) {
 	if cfg.lookAgain == 0 {
 		cfg.lookAgain = orderedLook
 	}
+	if cfg.restoreEvery == 0 {
+		cfg.restoreEvery = restoreEvery
+	}
 	log := cfg.Logger.With("component", "fanout")
 	f := &Fanout{
 		cfg:        cfg,
@@ -228,6 +232,7 @@ func (f *Fanout) Run(ctx context.Context) error {
 	loops.Go(func() { f.consume(ctx, bus.StreamRetry, bus.RetryConsumer(ackWait, maxAckPending), f.handleDue) })
 	loops.Go(func() { f.every(ctx, sweepEvery, f.Sweep) })
 	loops.Go(func() { f.keepPlaces(ctx) })
+	loops.Go(func() { f.keepStreams(ctx) })
 	loops.Go(func() { f.follow(ctx) })
 	if !f.cfg.noLookout {
 		loops.Go(func() { f.lookOut(ctx) })
