@@ -13,6 +13,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/nex-crm/relay/internal/api"
 )
@@ -142,7 +144,7 @@ func listed[T any](ctx context.Context, a *admin, out io.Writer, path string, qu
 		}
 		for _, text := range raw {
 			if a.JSON {
-				if _, err := fmt.Fprintf(out, "%s\n", text); err != nil {
+				if _, err := fmt.Fprintf(out, "%s\n", tame(text)); err != nil {
 					return err
 				}
 				continue
@@ -169,6 +171,20 @@ func shown(out io.Writer, raw bool, text []byte) error {
 		b.Reset()
 		b.Write(text)
 	}
-	_, err := fmt.Fprintf(out, "%s\n", bytes.TrimSpace(b.Bytes()))
+	_, err := fmt.Fprintf(out, "%s\n", bytes.TrimSpace(tame(b.Bytes())))
 	return err
+}
+
+// tame escapes what could steer a terminal and may stand in JSON's strings as it is (RFC 8259, section 7): U+007F and the C1 controls.
+// To whoever reads the JSON it is the same.
+func tame(text []byte) []byte {
+	out := make([]byte, 0, len(text))
+	for _, c := range string(text) { // what is no UTF-8 becomes U+FFFD
+		if unicode.IsControl(c) && c != '\n' && c != '\r' && c != '\t' {
+			out = fmt.Appendf(out, `\u%04x`, c)
+			continue
+		}
+		out = utf8.AppendRune(out, c)
+	}
+	return out
 }

@@ -74,7 +74,7 @@ func (c *tailCmd) Run(ctx context.Context, e env) error {
 
 func (c *tailCmd) print(out io.Writer, m jetstream.Msg) {
 	if c.JSON {
-		fmt.Fprintf(out, "%s\n", m.Data())
+		fmt.Fprintf(out, "%s\n", tame(m.Data()))
 		return
 	}
 	var event struct {

@@ -37,16 +37,17 @@ type kept struct {
 }
 
 // once answers a request that was made before with the same Idempotency-Key as it was answered then, for as long as the bucket
-// keeps it (draft-ietf-httpapi-idempotency-key-header). What failed is not kept: it may be tried again.
+// keeps it (draft-ietf-httpapi-idempotency-key-header). What failed is not kept: it may be tried again. Nor is what changed nothing:
+// it shows events, which may be erased.
 func (s *server) once(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key := r.Header.Get(idempotencyKey)
-		if key == "" || r.Method != http.MethodPost || !strings.HasPrefix(r.URL.Path, "/api/v1/") {
+		if key == "" || r.Method != http.MethodPost || !strings.HasPrefix(r.URL.Path, "/api/v1/") || s.unkeyed[r.URL.Path] {
 			next.ServeHTTP(w, r)
 			return
 		}
 		who, refused := s.identify(r.Host, r.Header.Get("Origin"), r.Header.Get("Authorization"))
-		if refused != nil || !who.write && r.URL.Path != "/api/v1/try" { // and told so
+		if refused != nil || !who.write { // and told so
 			next.ServeHTTP(w, r)
 			return
 		}

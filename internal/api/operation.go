@@ -76,7 +76,12 @@ func add[I, O any](s *server, o operation, handle func(context.Context, *I) (*O,
 		Metadata:         map[string]any{accessKey: o.access},
 		Tags:             []string{tag(o.path)},
 	}
-	if o.method == http.MethodPost {
+	switch {
+	case o.method != http.MethodPost:
+	case o.access == reads: // it changes nothing, and what it answers is kept by nobody
+		s.unkeyed[o.path] = true
+		op.Errors = append(op.Errors, http.StatusServiceUnavailable)
+	default:
 		op.Parameters = []*huma.Param{{
 			Name: idempotencyKey, In: "header", Schema: &huma.Schema{Type: huma.TypeString, MaxLength: new(255)},
 			Description: "A name of the caller's own for this request: who asks again with it within a day is answered as before, and nothing is done twice.",

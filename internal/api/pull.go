@@ -62,7 +62,14 @@ func (s *server) pullEvents(ctx context.Context, in *pullEvents) (*answer[Pulled
 	if err != nil {
 		return nil, err
 	}
-	out := Pulled{Data: []PulledEvent{}, Last: max(in.After, e.Since)}
+	extent, err := b.Extent(ctx)
+	if err != nil {
+		return nil, logError(err)
+	}
+	out := Pulled{Data: []PulledEvent{}, Last: min(in.After, extent.Last)} // beyond its end it is a place in a log that is gone
+	if !e.SinceTime.Before(extent.Made) {
+		out.Last = max(out.Last, e.Since)
+	}
 	q := bus.Query{Stream: bus.StreamNex, Subjects: e.Subjects(), After: out.Last, Oldest: true}
 	now, read, size := time.Now(), 0, 0
 	err = b.Walk(ctx, q, func(m bus.Stored) (bool, error) {

@@ -14,6 +14,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/nex-crm/relay/internal/api"
+	"github.com/nex-crm/relay/internal/bus"
 )
 
 // A receiver that loses one in twenty of its calls finds out, with its own token, what it has not had, and has everything in the end.
@@ -130,5 +131,43 @@ func TestPulledBodyThatIsNoText(t *testing.T) {
 	decodeInto(t, do(h, "GET", "/api/v1/endpoints/crm/events", "", "Authorization", "Bearer "+made.EventsToken), &page)
 	if len(page.Data) != 1 || page.Data[0].Body != "" || string(page.Data[0].Base64) != "\xffx" {
 		t.Errorf("%+v", page)
+	}
+}
+
+// That an endpoint was made after an event, and how far its receiver has come, hold in the log in which that event stood.
+func TestReceiverAsksALogMadeAnew(t *testing.T) {
+	t.Parallel()
+	h, _, log := withFanout(t, nil)
+	for i := range 5 {
+		publish(t, log, "acme", fmt.Sprintf("before-%d", i), "nex.insight.risk")
+	}
+	made := answer(t, authorized(h, "POST", "/api/v1/endpoints", `{"id":"crm","url":"https://example.com"}`), http.StatusCreated)
+	pull := func(after int) (page api.Pulled) {
+		t.Helper()
+		decodeInto(t, do(h, "GET", fmt.Sprintf("/api/v1/endpoints/crm/events?after=%d", after), "", "Authorization", "Bearer "+made.EventsToken), &page)
+		return page
+	}
+	if page := pull(0); len(page.Data) != 0 || page.Last != 5 {
+		t.Fatalf("%+v", page)
+	}
+	js := log.JetStream()
+	s, err := js.Stream(t.Context(), bus.StreamNex)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := js.DeleteStream(t.Context(), bus.StreamNex); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), s.CachedInfo().Config); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		publish(t, log, "acme", fmt.Sprintf("anew-%d", i), "nex.insight.risk")
+	}
+	if page := pull(0); len(page.Data) != 3 || page.Last != 3 {
+		t.Errorf("all of the new log: %+v", page)
+	}
+	if page := pull(5); len(page.Data) != 0 || page.Last != 3 {
+		t.Errorf("behind a place of the old log: %+v", page)
 	}
 }

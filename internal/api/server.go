@@ -64,6 +64,8 @@ type server struct {
 	tokens []knownToken
 	live   live.Hub
 	pasts  chan struct{} // bounds who asks for what he has missed
+	// unkeyed are the paths at which a POST changes nothing: an Idempotency-Key means nothing there.
+	unkeyed map[string]bool
 }
 
 // NewServer is the HTTP server, without a listener.
@@ -87,6 +89,7 @@ func Handler(cfg Config) http.Handler { return newServer(cfg).handler() }
 func newServer(cfg Config) *server {
 	return &server{
 		cfg: cfg, log: cfg.Logger.With("component", "http"), tokens: knownTokens(cfg.Tokens), pasts: make(chan struct{}, pastAtOnce),
+		unkeyed: map[string]bool{},
 	}
 }
 

@@ -2,9 +2,13 @@ package api_test
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nex-crm/relay/internal/api"
 )
@@ -54,5 +58,32 @@ func TestTry(t *testing.T) {
 	}
 	if n := len(registry.Snapshot().All()); n != before {
 		t.Errorf("%d endpoints were made", n-before)
+	}
+}
+
+// What is tried shows events, which may be erased: no key keeps the answer, and the document offers none.
+func TestTryTakesNoKey(t *testing.T) {
+	t.Parallel()
+	h, _, log := withFanout(t, nil)
+	try := func(key string) api.TrialResult {
+		t.Helper()
+		var got api.TrialResult
+		decodeInto(t, do(h, "POST", "/api/v1/try", `{}`, "Authorization", "Bearer "+token, "Idempotency-Key", key), &got)
+		return got
+	}
+	for i := range 2 {
+		publish(t, log, "acme_corp", fmt.Sprintf("e-%d", i), "nex.insight.risk")
+		if got := try("k"); got.Read != i+1 {
+			t.Errorf("with %d events: %+v", i+1, got)
+		}
+	}
+	if keys, err := log.Requests().Keys(t.Context()); !errors.Is(err, jetstream.ErrNoKeysFound) {
+		t.Errorf("kept: %v, %v", keys, err)
+	}
+	paths := document(t, h).Paths
+	for path, want := range map[string]bool{"/api/v1/try": false, "/api/v1/endpoints": true} {
+		if got := paths.Value(path).Post.Parameters.GetByInAndName("header", "Idempotency-Key") != nil; got != want {
+			t.Errorf("%s: the document offers a key: %t", path, got)
+		}
 	}
 }

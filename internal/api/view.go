@@ -91,7 +91,7 @@ func (s *server) show(e *endpoint.Endpoint) Endpoint {
 		}
 	}
 	if f := s.fanout(); f != nil {
-		if failed, ok := f.FilterError(e.ID); ok {
+		if failed, ok := f.FilterError(e); ok {
 			out.FilterError = &failed
 		}
 	}

@@ -14,9 +14,13 @@ const (
 	followPause = time.Second
 )
 
-// End is the last sequence that a stream has given: what it takes later has a greater one.
+// End is the last sequence that a stream has given: what it takes later has a greater one. It is 0 for a stream beside the log
+// that somebody has deleted.
 func (b *Bus) End(ctx context.Context, stream string) (uint64, error) {
 	s, err := b.js.Stream(ctx, stream)
+	if missing(stream, err) {
+		return 0, nil
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -33,14 +33,17 @@ func (b *Bus) reach(ctx context.Context, q Query) (reach, error) {
 	if r.filters, err = disjoint(q.Subjects); err != nil {
 		return r, err
 	}
+	none := r
+	none.first, none.last = 1, 0
 	s, err := b.js.Stream(ctx, q.Stream)
+	if missing(q.Stream, err) {
+		return none, nil
+	}
 	if err != nil {
 		return r, err
 	}
 	info := s.CachedInfo()
 	state := info.State
-	none := r
-	none.first, none.last = 1, 0
 	if state.Msgs == 0 || q.After >= state.LastSeq || q.Before == 1 {
 		return none, nil
 	}

@@ -66,6 +66,9 @@ func (b *Bus) ReadSomeRetry(ctx context.Context, endpoint string, end uint64, pl
 // RetryEnd is the sequence of the newest message of RELAY_RETRY, 0 if nothing waits there.
 func (b *Bus) RetryEnd(ctx context.Context) (uint64, error) {
 	s, err := b.js.Stream(ctx, StreamRetry)
+	if missing(StreamRetry, err) {
+		return 0, nil
+	}
 	if err != nil {
 		return 0, fmt.Errorf("what waits: %w", err)
 	}

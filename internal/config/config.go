@@ -21,6 +21,7 @@ type Config struct {
 	Log        Log         `koanf:"log"`
 
 	files []string
+	empty bool
 }
 
 // Nex says where the insights come from and how patient the relay is with it.
@@ -230,6 +231,10 @@ func Default() Config {
 
 // Files are the configuration file and every file it refers to: what a change must be looked for in.
 func (c *Config) Files() []string { return c.files }
+
+// FromEmptyFile tells that there is a configuration file and it says nothing: it holds white space and comments at most. That is
+// valid, and also what a file looks like that is being written.
+func (c *Config) FromEmptyFile() bool { return c.empty }
 
 // Problem is one fault of the configuration.
 type Problem struct {

@@ -58,11 +58,11 @@ func find(explicit string, candidates ...string) (string, error) {
 // as it could be read, so that a caller can add its own problems.
 func Load(s Source) (*Config, error) {
 	var problems Problems
-	raw := s.merge(&problems)
+	raw, empty := s.merge(&problems)
 	schema().prune(raw, "", &problems)
 	cfg := Default()
 	decode(raw, &cfg, &problems)
-	cfg.files = nil
+	cfg.files, cfg.empty = nil, empty
 	dir := "."
 	if s.File != "" {
 		cfg.files = append(cfg.files, s.File)
@@ -73,11 +73,12 @@ func Load(s Source) (*Config, error) {
 	return &cfg, problems.Err()
 }
 
-// merge puts the layers on each other; the defaults are not among them, since they are in the struct already.
-func (s Source) merge(p *Problems) map[string]any {
+// merge puts the layers on each other; the defaults are not among them, since they are in the struct already. empty tells that there
+// is a file that says nothing.
+func (s Source) merge(p *Problems) (raw map[string]any, empty bool) {
 	k := koanf.New(delim)
 	if s.File != "" {
-		s.loadFile(k, p)
+		empty = s.loadFile(k, p) && len(k.Raw()) == 0
 	}
 	known := schema()
 	overrides := func(name, value string) (string, any) {
@@ -107,7 +108,7 @@ func (s Source) merge(p *Problems) map[string]any {
 	if err := k.Load(confmap.Provider(set, delim), nil); err != nil {
 		p.Addf("", "--set: %v", err)
 	}
-	return k.Raw()
+	return k.Raw(), empty
 }
 
 // overridable tells why a key cannot come from the environment or a flag; empty if it can.
@@ -130,24 +131,26 @@ func (n *node) overridable(path []string) string {
 	return ""
 }
 
-func (s Source) loadFile(k *koanf.Koanf, p *Problems) {
+func (s Source) loadFile(k *koanf.Koanf, p *Problems) (read bool) {
 	info, err := os.Stat(s.File)
 	if err == nil && info.Size() > maxFile {
 		p.Addf("", "%s: is %d bytes, at most %d", s.File, info.Size(), maxFile)
-		return
+		return false
 	}
 	content, err := os.ReadFile(s.File)
 	if err != nil {
 		p.Addf("", "configuration file: %v", err)
-		return
+		return false
 	}
 	if err := singleDocument(content); err != nil {
 		p.Addf("", "%s: %v", s.File, err)
-		return
+		return false
 	}
 	if err := k.Load(rawbytes.Provider(content), kyaml.Parser()); err != nil {
 		p.Addf("", "%s: %s", s.File, strings.TrimPrefix(err.Error(), "yaml: "))
+		return false
 	}
+	return true
 }
 
 // singleDocument refuses a second document, which would be ignored without a word.

@@ -292,9 +292,13 @@ func TestFaultyFiles(t *testing.T) {
 		})
 	}
 	for name, content := range map[string]string{"empty": "", "comments": "# nothing\n", "null": "~\n", "null section": "nats:\nworkspaces:\n"} {
-		if _, err := Load(Source{File: write(t, content)}); err != nil {
-			t.Errorf("%s: %v", name, err)
+		cfg, err := Load(Source{File: write(t, content), Env: []string{"RELAY_NATS__URL=nats://127.0.0.1:4222"}})
+		if err != nil || cfg.FromEmptyFile() != (name != "null section") {
+			t.Errorf("%s: from an empty file: %t, %v", name, cfg.FromEmptyFile(), err)
 		}
+	}
+	if cfg, err := Load(Source{}); err != nil || cfg.FromEmptyFile() {
+		t.Errorf("no file is no empty one: %v", err)
 	}
 	if _, err := Load(Source{File: filepath.Join(t.TempDir(), "absent.yaml")}); !has(problemsOf(t, err), "", "no such file") {
 		t.Error(err)

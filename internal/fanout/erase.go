@@ -109,6 +109,7 @@ func (r *erasing) run(ctx context.Context) error {
 			return err
 		}
 	}
+	r.fanout.forgetFilterErrors(r.Workspace) // they may quote what is gone
 	return nil
 }
 

@@ -49,6 +49,12 @@ func WithLookAgain(cfg Config, d time.Duration) Config {
 	return cfg
 }
 
+// WithRestoreEvery sets how often streams that were deleted are made again.
+func WithRestoreEvery(cfg Config, d time.Duration) Config {
+	cfg.restoreEvery = d
+	return cfg
+}
+
 // HandleEvent is the step that reading the log repeats.
 func (f *Fanout) HandleEvent(ctx context.Context, m jetstream.Msg) { f.handleEvent(ctx, m) }
 

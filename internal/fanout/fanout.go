@@ -56,9 +56,10 @@ type Config struct {
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 
-	maxHeld   int64         // maxHeldBytes, or less in a test
-	lookAgain time.Duration // orderedLook, or less in a test
-	noLookout bool          // a test looks out itself
+	maxHeld      int64         // maxHeldBytes, or less in a test
+	lookAgain    time.Duration // orderedLook, or less in a test
+	noLookout    bool          // a test looks out itself
+	restoreEvery time.Duration // restoreEvery, or other in a test
 }
 
 const (
@@ -176,6 +177,9 @@ func New(cfg Config) (*Fanout, error) {
 	if cfg.lookAgain == 0 {
 		cfg.lookAgain = orderedLook
 	}
+	if cfg.restoreEvery == 0 {
+		cfg.restoreEvery = restoreEvery
+	}
 	log := cfg.Logger.With("component", "fanout")
 	f := &Fanout{
 		cfg:        cfg,
@@ -231,6 +235,7 @@ func (f *Fanout) Run(ctx context.Context) error {
 	loops.Go(func() { f.consume(ctx, bus.StreamRetry, bus.RetryConsumer(ackWait, maxAckPending), f.handleDue) })
 	loops.Go(func() { f.every(ctx, sweepEvery, f.Sweep) })
 	loops.Go(func() { f.keepPlaces(ctx) })
+	loops.Go(func() { f.keepStreams(ctx) })
 	loops.Go(func() { f.follow(ctx) })
 	if !f.cfg.noLookout {
 		loops.Go(func() { f.lookOut(ctx) })
@@ -385,12 +390,13 @@ func comeAgain(m jetstream.Msg, after time.Duration) {
 // handleEvent gives one event of the log to the lanes of the endpoints that want it.
 func (f *Fanout) handleEvent(ctx context.Context, m jetstream.Msg) {
 	meta, err := m.Metadata()
-	workspace, eventType, ok := event.SplitSubject(m.Subject())
+	_, _, ok := event.SplitSubject(m.Subject())
 	if err != nil || !ok {
 		_ = m.Term() // nothing that the relay put there
 		return
 	}
-	to, unprepared := f.match(workspace, eventType, meta.Sequence.Stream, meta.Timestamp, m.Data())
+	ev := newMessage(m.Subject(), m.Headers(), meta.Sequence.Stream, meta.Timestamp, m.Data())
+	to, unprepared := f.match(ev)
 	if err := f.prepare(ctx, unprepared); err != nil {
 		comeAgain(m, time.Second)
 		return
@@ -399,7 +405,6 @@ func (f *Fanout) handleEvent(ctx context.Context, m jetstream.Msg) {
 		_ = m.Ack()
 		return
 	}
-	ev := newMessage(m.Subject(), m.Headers(), meta.Sequence.Stream, meta.Timestamp, m.Data())
 	if len(to.unasked) > 0 {
 		f.judge.keep(ev, to.view)
 	}

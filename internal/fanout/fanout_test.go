@@ -1,6 +1,7 @@
 package fanout_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -53,7 +54,9 @@ type bundle struct {
 	disableAfter time.Duration
 	lossWarning  time.Duration
 	maxHeld      int64
-	replicas     int // 0 = one
+	replicas     int           // 0 = one
+	logger       *slog.Logger  // nil = none
+	restoreEvery time.Duration // 0 = not in a test's time
 	metrics      *prometheus.Registry
 	relay        *fanout.Fanout // the one that runs, or did last
 	stop         func()         // may be called again
@@ -121,10 +124,10 @@ func (b *bundle) fanout(metrics prometheus.Registerer) (f *fanout.Fanout, close 
 	})
 	cfg := fanout.WithMaxHeld(fanout.Config{
 		Bus: b.bus, Endpoints: b.registry, Sender: sender, Policy: b.policy, Timeout: 20 * time.Second, MaxInFlight: 8,
-		Grace: b.grace, Logger: silent, Registerer: metrics,
+		Grace: b.grace, Logger: cmp.Or(b.logger, silent), Registerer: metrics,
 		DisableAfter: b.disableAfter, LossWarning: b.lossWarning, Origin: "relay.example.com", Replicas: func() int { return max(1, b.replicas) },
 	}, b.maxHeld)
-	f, err := fanout.New(fanout.WithoutLookout(fanout.WithLookAgain(cfg, time.Second)))
+	f, err := fanout.New(fanout.WithRestoreEvery(fanout.WithoutLookout(fanout.WithLookAgain(cfg, time.Second)), cmp.Or(b.restoreEvery, time.Hour)))
 	if err != nil {
 		b.t.Fatal(err)
 	}

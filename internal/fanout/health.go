@@ -1,6 +1,7 @@
 package fanout
 
 import (
+	"maps"
 	"time"
 
 	"github.com/nex-crm/relay/internal/endpoint"
@@ -112,15 +113,25 @@ func (f *Fanout) noteStillFails(e *endpoint.Endpoint, now time.Time) bool {
 	return e.State.FailedAt.Before(f.began)
 }
 
-// filterFailed makes a filter that fails on an event seen: once for as long as it fails.
-func (f *Fanout) filterFailed(e *endpoint.Endpoint, err error) {
+// filterFailed makes a filter that fails on an event seen: once for as long as it fails. What the error says may quote the event,
+// which is for those to see who see the endpoint, not for the log.
+func (f *Fanout) filterFailed(e *endpoint.Endpoint, m *message, err error) {
 	f.metrics.filterErrors.Inc()
+	if now := f.cfg.Endpoints.Snapshot().Get(e.ID); now == nil || now.Filter != e.Filter {
+		return // nobody would be told
+	}
 	f.filterMu.Lock()
 	said := f.filterSaid[e.ID]
-	f.filterSaid[e.ID] = FilterError{Error: err.Error(), At: time.Now().UTC(), Count: said.Count + 1}
+	again := said.filter == e.Filter
+	if !again {
+		said.Count = 0
+	}
+	f.filterSaid[e.ID] = FilterError{
+		Error: err.Error(), At: time.Now().UTC(), Count: said.Count + 1, filter: e.Filter, workspace: m.workspace, eventType: m.eventType,
+	}
 	f.filterMu.Unlock()
-	if said.Error == "" {
-		f.log.Warn("a filter fails on an event, which counts as no match", "endpoint", e.ID, "error", err)
+	if !again {
+		f.log.Warn("a filter fails on an event, which counts as no match: filter_error of the endpoint says more", "endpoint", e.ID, "event", m.id)
 	}
 }
 
@@ -129,12 +140,22 @@ type FilterError struct {
 	Error string    `json:"error"`
 	At    time.Time `json:"at"`
 	Count int       `json:"count"`
+
+	filter, workspace, eventType string // what failed, and on what
 }
 
-// FilterErrors are the filters that failed, by endpoint.
-func (f *Fanout) FilterError(endpoint string) (FilterError, bool) {
+// FilterError is how an endpoint's filter last failed. Error may quote the event, so it is told only while the endpoint has that
+// filter and would still get that event: changed, it may have come to be the business of others.
+func (f *Fanout) FilterError(e *endpoint.Endpoint) (FilterError, bool) {
 	f.filterMu.Lock()
 	defer f.filterMu.Unlock()
-	e, ok := f.filterSaid[endpoint]
-	return e, ok
+	said, ok := f.filterSaid[e.ID]
+	return said, ok && said.filter == e.Filter && e.WantsType(said.workspace, said.eventType)
+}
+
+// forgetFilterErrors forgets how filters failed on events of a workspace.
+func (f *Fanout) forgetFilterErrors(workspace string) {
+	f.filterMu.Lock()
+	defer f.filterMu.Unlock()
+	maps.DeleteFunc(f.filterSaid, func(_ string, said FilterError) bool { return said.workspace == workspace })
 }

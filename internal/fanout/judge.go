@@ -25,7 +25,7 @@ func (f *Fanout) wants(ctx context.Context, e *endpoint.Endpoint, m *message) (b
 	defer done()
 	ok, err := e.WantsContent(f.judge.view(m))
 	if err != nil {
-		f.filterFailed(e, err)
+		f.filterFailed(e, m, err)
 	}
 	return ok, nil
 }

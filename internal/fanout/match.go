@@ -3,7 +3,6 @@ package fanout
 import (
 	"context"
 	"slices"
-	"time"
 
 	"github.com/nex-crm/relay/internal/endpoint"
 )
@@ -18,9 +17,9 @@ type audience struct {
 
 // match is the audience of an event. Ordered endpoints have a way of their own, unprepared those that may not have it yet. One
 // that was made after the event gets it not.
-func (f *Fanout) match(workspace, eventType string, sequence uint64, stored time.Time, data []byte) (to audience, unprepared []*endpoint.Endpoint) {
-	place := f.matched.begin(sequence)
-	snapshot, view := f.cfg.Endpoints.Snapshot(), endpoint.NewView(workspace, data)
+func (f *Fanout) match(m *message) (to audience, unprepared []*endpoint.Endpoint) {
+	place := f.matched.begin(m.sequence)
+	snapshot, view := f.cfg.Endpoints.Snapshot(), endpoint.NewView(m.workspace, m.data)
 	f.matched.end(place, snapshot.Generation)
 	to.view = view
 	var late []*endpoint.Endpoint
@@ -40,10 +39,11 @@ func (f *Fanout) match(workspace, eventType string, sequence uint64, stored time
 		if e.Ordered && !e.State.InOrder {
 			unprepared = append(unprepared, e)
 		}
-		return e.Ordered || e.MadeAfter(sequence, stored)
+		return e.Ordered || e.MadeAfter(m.sequence, m.stored)
 	}
-	to.active = slices.DeleteFunc(all(snapshot.MatchQuick(nil, workspace, eventType, view, f.filterFailed, later)), other)
-	to.asleep = slices.DeleteFunc(all(snapshot.MatchInactive(nil, workspace, eventType, view, f.filterFailed, later)), other)
+	failed := func(e *endpoint.Endpoint, err error) { f.filterFailed(e, m, err) }
+	to.active = slices.DeleteFunc(all(snapshot.MatchQuick(nil, m.workspace, m.eventType, view, failed, later)), other)
+	to.asleep = slices.DeleteFunc(all(snapshot.MatchInactive(nil, m.workspace, m.eventType, view, failed, later)), other)
 	return to, unprepared
 }
 

@@ -305,9 +305,19 @@ func (p *plan) stream(client *nex.Client, parts *parts, log *slog.Logger, reg pr
 	}
 }
 
-// needsRestart tells whether next differs from p outside of what a reload applies.
-func (p *plan) needsRestart(next *plan) bool {
-	a, b := *p.cfg, *next.cfg
-	return !reflect.DeepEqual(a.Nex, b.Nex) || !reflect.DeepEqual(a.NATS, b.NATS) || a.Stream != b.Stream ||
-		!reflect.DeepEqual(a.Webhooks, b.Webhooks) || a.HTTP != b.HTTP || a.Log != b.Log
+// needsRestart names the sections in which next differs from p outside of what a reload applies.
+func (p *plan) needsRestart(next *plan) (sections []string) {
+	a, b := p.cfg, next.cfg
+	for _, section := range []struct {
+		name       string
+		have, want any
+	}{
+		{"nex", a.Nex, b.Nex}, {"nats", a.NATS, b.NATS}, {"stream", a.Stream, b.Stream}, {"webhooks", a.Webhooks, b.Webhooks},
+		{"http", a.HTTP, b.HTTP}, {"tokens", a.Tokens, b.Tokens}, {"log", a.Log, b.Log},
+	} {
+		if !reflect.DeepEqual(section.have, section.want) {
+			sections = append(sections, section.name)
+		}
+	}
+	return sections
 }

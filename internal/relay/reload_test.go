@@ -170,3 +170,53 @@ func TestReloadUnderFlow(t *testing.T) {
 		t.Errorf("%d at the former url, %d at the new one", len(before.taken), len(after.taken))
 	}
 }
+
+// What a reload does not apply is named, a token that was changed or taken out too, and no secret with it.
+func TestReloadNamesWhatNeedsARestart(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "acme")
+	tokens := func(list string) { w.configure([]string{"acme"}, "tokens: ["+list+"]\n") }
+	const reads, writes = "{name: reads, token: secret-of-reads-0000000, access: read}", "{name: writes, token: secret-of-writes-000000, access: write}"
+	tokens(reads + ", " + writes)
+	run := w.start()
+	applied := func() (since string) {
+		t.Helper()
+		before := w.log.String()
+		run.hup <- struct{}{}
+		eventually(t, "the configuration is applied", func() bool {
+			since = w.log.String()[len(before):]
+			return strings.Contains(since, "configuration applied")
+		})
+		return since
+	}
+	const said = "from the next start on"
+	if text := applied(); strings.Contains(text, said) {
+		t.Errorf("nothing changed: %s", text)
+	}
+	for what, list := range map[string]string{
+		"taken out": reads, "another secret": reads + ", " + strings.Replace(writes, "secret-of", "another-of", 1), "another access": reads + ", " + strings.Replace(writes, "access: write", "access: read", 1),
+	} {
+		tokens(list)
+		if text := applied(); !strings.Contains(text, said) || !strings.Contains(text, "sections=[tokens]") || strings.Contains(text, "-of-") {
+			t.Errorf("%s: %s", what, text)
+		}
+	}
+}
+
+// An empty file is what a file looks like that is being written: it takes nothing away.
+func TestReloadRefusesAnEmptyFile(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "acme")
+	run := w.start()
+	w.connected("acme")
+	for i, content := range []string{"", "\n \n# nothing here\n"} {
+		w.write("relay.yaml", content)
+		run.hup <- struct{}{}
+		eventually(t, "it is refused", func() bool { return strings.Count(w.log.String(), "the file is empty") > i })
+	}
+	w.emit("acme", 0.5, "still there")
+	w.webhooks(1)
+	w.configure([]string{"acme"}, "")
+	run.hup <- struct{}{}
+	eventually(t, "it is applied again", func() bool { return strings.Contains(w.log.String(), "configuration applied") })
+}
