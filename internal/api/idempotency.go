@@ -10,12 +10,14 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/endpoint"
 )
 
@@ -80,7 +82,11 @@ func (e *Error) as(code int) *Error { return &Error{code, e.Message} }
 func (s *server) refuse(w http.ResponseWriter, err error) {
 	var known *Error
 	if !errors.As(err, &known) {
-		s.log.Error("request failed", "for", idempotencyKey, "error", err)
+		level := slog.LevelError
+		if bus.Away(err) {
+			level = s.outage.level(time.Now())
+		}
+		s.log.Log(context.Background(), level, "request failed", "for", idempotencyKey, "error", err)
 		known = &Error{http.StatusServiceUnavailable, idempotencyKey + ": whether this was asked before cannot be looked up now; try again"}
 	}
 	writeJSON(w, known.Code, known)

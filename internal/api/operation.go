@@ -65,7 +65,7 @@ func (s *server) newAPI(mux *http.ServeMux) huma.API {
 	return a
 }
 
-// add registers an operation. What its handler answers as an error that is no [Error] is the relay's own fault: it is logged.
+// add registers an operation. What its handler answers as an error is judged by [server.failed].
 func add[I, O any](s *server, o operation, handle func(context.Context, *I) (*O, error)) {
 	op := huma.Operation{
 		OperationID: o.id, Method: o.method, Path: o.path, Summary: o.summary, Description: o.about, DefaultStatus: o.status,
@@ -87,17 +87,11 @@ func add[I, O any](s *server, o operation, handle func(context.Context, *I) (*O,
 		op.Security = []map[string][]string{{"token": {}}}
 	}
 	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
-		out, err := handle(ctx, in)
-		var known *Error
-		if err != nil && !errors.As(err, &known) {
-			if ctx.Err() != nil { // the caller is gone
-				return nil, &Error{http.StatusServiceUnavailable, "the request was given up"}
-			}
-			s.log.Error("request failed", "operation", o.id, "error", err)
-			known = &Error{http.StatusInternalServerError, "internal error: see the relay's log"}
-		}
-		if known != nil {
-			return nil, known
+		bounded, cancel := within(ctx, answerTime)
+		defer cancel()
+		out, err := handle(bounded, in)
+		if err != nil {
+			return nil, s.failed(ctx, bounded, o.id, err)
 		}
 		return out, nil
 	})

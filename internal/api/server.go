@@ -64,6 +64,7 @@ type server struct {
 	tokens []knownToken
 	live   live.Hub
 	pasts  chan struct{} // bounds who asks for what he has missed
+	outage outage
 }
 
 // NewServer is the HTTP server, without a listener.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -107,8 +106,7 @@ func (s *server) upToDate(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, fenceTime)
 	defer cancel()
 	if err := registry.Fence(ctx); err != nil {
-		s.log.Warn("what was decided about endpoints cannot be looked up", "error", err)
-		return &Error{http.StatusServiceUnavailable, "NATS does not answer: nothing was changed; try again in a moment"}
+		return fmt.Errorf("look up what was decided about endpoints: %w", err)
 	}
 	return nil
 }
