@@ -54,6 +54,9 @@ func (s *server) changeEndpoint(ctx context.Context, in *changeEndpoint) (*oneEn
 	if e.Source == endpoint.SourceConfig {
 		return nil, endpointError(fmt.Errorf("%s: %w", in.ID, endpoint.ErrFromConfig))
 	}
+	if in.IfMatch == "" {
+		return nil, &Error{http.StatusPreconditionRequired, "If-Match: the revision is missing that the change is meant for; give the endpoint's ETag, or * for any"}
+	}
 	meant, err := revision(in.IfMatch)
 	if err != nil {
 		return nil, err
@@ -67,8 +70,8 @@ func (s *server) changeEndpoint(ctx context.Context, in *changeEndpoint) (*oneEn
 	}
 	who := callerOf(ctx)
 	err = registry.Change(ctx, in.ID, func(e *endpoint.Endpoint) (bool, error) {
-		if meant != 0 && meant != e.Revision {
-			return false, &Error{http.StatusPreconditionFailed, fmt.Sprintf("%s has revision %d by now: look at it again, and give that with If-Match", in.ID, e.Revision)}
+		if err := stillHas(e, meant); err != nil {
+			return false, err
 		}
 		before := *e
 		if err := s.merge(who, e, &in.Body); err != nil {
@@ -101,12 +104,14 @@ func (s *server) changeEndpoint(ctx context.Context, in *changeEndpoint) (*oneEn
 	return s.current(ctx, in.ID)
 }
 
+// Match is the part of a request that may say which revision of an endpoint it is meant for.
+type Match struct {
+	IfMatch string `header:"If-Match" doc:"Only if the endpoint has this revision still, as the ETag shows it; * or nothing is any." example:"\"7\""`
+}
+
 // revision reads an If-Match; 0 is any.
 func revision(ifMatch string) (uint64, error) {
-	switch ifMatch {
-	case "":
-		return 0, &Error{http.StatusPreconditionRequired, "If-Match: the revision is missing that the change is meant for; give the endpoint's ETag, or * for any"}
-	case "*":
+	if ifMatch == "" || ifMatch == "*" {
 		return 0, nil
 	}
 	n, err := strconv.ParseUint(strings.Trim(ifMatch, `"`), 10, 64)
@@ -114,6 +119,14 @@ func revision(ifMatch string) (uint64, error) {
 		return 0, badRequest("If-Match: %q is no revision of an endpoint; give its ETag, or * for any", ifMatch)
 	}
 	return n, nil
+}
+
+// stillHas refuses a change that is meant for another revision of an endpoint.
+func stillHas(e *endpoint.Endpoint, meant uint64) error {
+	if meant != 0 && meant != e.Revision {
+		return fmt.Errorf("%s: %w", e.ID, endpoint.ErrRevision)
+	}
+	return nil
 }
 
 // merge changes an endpoint as asked, or names every fault.

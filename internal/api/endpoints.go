@@ -64,7 +64,7 @@ func (s *server) endpointOperations() {
 	}, s.changeEndpoint)
 	add(s, operation{
 		method: "DELETE", path: "/api/v1/endpoints/{id}", id: "deleteEndpoint", summary: "Delete an endpoint", access: writes,
-		about: "What waits for it is dropped.", status: http.StatusNoContent, errors: []int{http.StatusNotFound, http.StatusConflict},
+		about: "What waits for it is dropped.", status: http.StatusNoContent, errors: []int{http.StatusNotFound, http.StatusConflict, http.StatusPreconditionFailed},
 	}, s.deleteEndpoint)
 	add(s, operation{
 		method: "POST", path: "/api/v1/endpoints/{id}/enable", id: "enableEndpoint", summary: "Let an endpoint go on", access: writes,
@@ -267,12 +267,21 @@ func (s *server) checkProxy(route *webhook.Route, problems []string) []string {
 	return problems
 }
 
-func (s *server) deleteEndpoint(ctx context.Context, in *ByID) (*struct{}, error) {
+type deleteEndpoint struct {
+	ByID
+	Match
+}
+
+func (s *server) deleteEndpoint(ctx context.Context, in *deleteEndpoint) (*struct{}, error) {
 	registry, _, err := s.endpointOf(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
-	if err := registry.Delete(ctx, in.ID); err != nil {
+	meant, err := revision(in.IfMatch)
+	if err != nil {
+		return nil, err
+	}
+	if err := registry.DeleteIf(ctx, in.ID, meant); err != nil {
 		return nil, endpointError(err)
 	}
 	s.log.Info("endpoint deleted", "endpoint", in.ID, "by", callerOf(ctx).name)
@@ -287,7 +296,7 @@ func (s *server) deleteEndpoint(ctx context.Context, in *ByID) (*struct{}, error
 func endpointError(err error) error {
 	code := map[error]int{
 		endpoint.ErrNotFound: http.StatusNotFound, endpoint.ErrExists: http.StatusConflict, endpoint.ErrFromConfig: http.StatusConflict,
-		endpoint.ErrNoKey: http.StatusServiceUnavailable,
+		endpoint.ErrNoKey: http.StatusServiceUnavailable, endpoint.ErrRevision: http.StatusPreconditionFailed,
 	}
 	for sentinel, status := range code {
 		if errors.Is(err, sentinel) {

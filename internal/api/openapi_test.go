@@ -132,7 +132,10 @@ func TestEveryOperationAsDocumented(t *testing.T) {
 	c.call("PATCH", "/api/v1/endpoints/crm", `{"description":"CRM"}`, "If-Match", "*")
 	c.call("PATCH", "/api/v1/endpoints/crm", `{"description":"CRM"}`)                      // 428
 	c.call("PATCH", "/api/v1/endpoints/crm", `{"description":"CRM"}`, "If-Match", `"999"`) // 412
-	c.call("PATCH", "/api/v1/endpoints/file", `{"description":"x"}`, "If-Match", "*")      // 409
+	for _, one := range [][2]string{{"DELETE", ""}, {"POST", "/rotate-secret"}, {"POST", "/rotate-events-token"}} {
+		c.call(one[0], "/api/v1/endpoints/crm"+one[1], "", "If-Match", `"999"`) // 412
+	}
+	c.call("PATCH", "/api/v1/endpoints/file", `{"description":"x"}`, "If-Match", "*") // 409
 	c.call("GET", "/api/v1/events?workspace=Acme+Corp&type=nex.insight.*&limit=1", "")
 	c.call("GET", "/api/v1/events?type=ftp", "")
 	c.call("GET", "/api/v1/events/1", "")
