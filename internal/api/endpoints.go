@@ -175,10 +175,10 @@ func (s *server) createEndpoint(ctx context.Context, in *struct{ Body NewEndpoin
 	}
 	token := endpoint.NewEventsToken()
 	e.EventsToken = endpoint.HashToken(token)
-	if in.Body.ID == "" && registry.Snapshot().Get(e.ID) != nil {
-		return nil, &Error{http.StatusConflict, fmt.Sprintf("%s was made by a request with this Idempotency-Key whose answer got lost: rotate its secret to have one", e.ID)}
-	}
-	if registry.Snapshot().Get(e.ID) != nil { // before anything is prepared: what is there under this id is another's
+	if there := registry.Snapshot().Get(e.ID); there != nil { // before anything is prepared: what is there under this id may be another's
+		if in.Body.ID == "" || e.MadeBy != "" && there.MadeBy == e.MadeBy {
+			return nil, &Error{http.StatusConflict, fmt.Sprintf("%s was made by a request with this Idempotency-Key whose answer got lost: rotate its secret to have one", e.ID)}
+		}
 		return nil, endpointError(fmt.Errorf("%s: %w", e.ID, endpoint.ErrExists))
 	}
 	if f := s.fanout(); f != nil {
@@ -212,8 +212,11 @@ func (s *server) build(ctx context.Context, in NewEndpoint) (e *endpoint.Endpoin
 		Enabled: in.Enabled == nil || *in.Enabled, CreatedAt: time.Now().UTC(),
 	}
 	var problems []string
+	id, again := newID(ctx)
+	if again {
+		e.MadeBy = id
+	}
 	if e.ID == "" {
-		id, _ := newID(ctx)
 		e.ID = "ep_" + id
 	}
 	if e.Timeout, err = duration(in.Timeout); err != nil {
