@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -155,23 +156,7 @@ func (s *server) merge(who *caller, e *endpoint.Endpoint, in *ChangeEndpoint) er
 			problems = append(problems, "timeout: "+err.Error())
 		}
 	}
-	if len(in.Headers) > 0 {
-		e.Headers = maps.Clone(e.Headers)
-		for name, value := range in.Headers {
-			for known := range e.Headers { // in whatever case it was given
-				if strings.EqualFold(known, name) {
-					delete(e.Headers, known)
-				}
-			}
-			if value == nil {
-				continue
-			}
-			if e.Headers == nil {
-				e.Headers = map[string]string{}
-			}
-			e.Headers[name] = *value
-		}
-	}
+	problems = append(problems, mergeHeaders(e, in.Headers)...)
 	if err := mergeForm(e, in); err != nil {
 		problems = append(problems, strings.Split(err.Error(), "\n")...)
 	}
@@ -206,6 +191,33 @@ func duration(text string) (time.Duration, error) {
 		return 0, fmt.Errorf("%q is no duration; write e.g. 10s", text)
 	}
 	return d, nil
+}
+
+// mergeHeaders changes an endpoint's headers by name, in whatever letter case that was given before.
+func mergeHeaders(e *endpoint.Endpoint, in map[string]*string) (problems []string) {
+	if len(in) == 0 {
+		return nil
+	}
+	e.Headers = maps.Clone(e.Headers)
+	given := make(map[string]bool, len(in))
+	for _, name := range slices.Sorted(maps.Keys(in)) {
+		if lower := strings.ToLower(name); given[lower] {
+			problems = append(problems, fmt.Sprintf("headers: %q: is given twice in different case: leave one out", name))
+		} else {
+			given[lower] = true
+		}
+	}
+	maps.DeleteFunc(e.Headers, func(known, _ string) bool { return given[strings.ToLower(known)] })
+	for name, value := range in {
+		if value == nil {
+			continue
+		}
+		if e.Headers == nil {
+			e.Headers = map[string]string{}
+		}
+		e.Headers[name] = *value
+	}
+	return problems
 }
 
 // mergeForm changes what is given of an endpoint's form.

@@ -7,7 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -160,6 +163,24 @@ func (s *server) openAPI() http.HandlerFunc {
 		w.Header().Set("Content-Type", "application/json")
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(text))
 	}
+}
+
+// oncePerParameter refuses a query of which a part would not hold: a parameter that is given twice, or what cannot be read.
+func oncePerParameter(query string) error {
+	parameters, err := url.ParseQuery(query)
+	if err != nil {
+		return badRequest("the query of the URL cannot be read: encode %%, ; and & in its values")
+	}
+	var faults []string
+	for _, name := range slices.Sorted(maps.Keys(parameters)) {
+		if len(parameters[name]) > 1 {
+			faults = append(faults, shownKey(name)+": is given twice: leave one out")
+		}
+	}
+	if len(faults) > 0 {
+		return badRequest("%s", strings.Join(faults, "; "))
+	}
+	return nil
 }
 
 // list is the form of every list.

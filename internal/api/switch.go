@@ -67,6 +67,9 @@ func (s *server) enableEndpoint(ctx context.Context, in *enableEndpoint) (*oneEn
 	}
 	resume := in.Resume
 	if in.Body != nil && in.Body.Resume != "" {
+		if resume != "" && resume != in.Body.Resume {
+			return nil, badRequest("resume: is %s in the URL and %s in the body: leave one out", shownKey(resume), shownKey(in.Body.Resume))
+		}
 		resume = in.Body.Resume
 	}
 	mode := endpoint.Mode(resume)
