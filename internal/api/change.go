@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
+
 	"github.com/nex-crm/relay/internal/endpoint"
 	"github.com/nex-crm/relay/internal/webhook"
 )
@@ -38,6 +40,17 @@ type ChangeEndpoint struct {
 	// Headers are merged by name.
 	Headers map[string]*string `json:"headers,omitempty" doc:"Merged by name: null removes one."`
 	Enabled *bool              `json:"enabled,omitempty" doc:"As the operations enable, with the endpoint's own way to resume, and disable."`
+}
+
+// TransformSchema says that null may stand for any value.
+func (ChangeEndpoint) TransformSchema(_ huma.Registry, s *huma.Schema) *huma.Schema {
+	for _, property := range s.Properties {
+		property.Nullable = property.Type != "" // one without a type takes anything
+		if len(property.Enum) > 0 {
+			property.Enum = append(property.Enum, nil)
+		}
+	}
+	return s
 }
 
 type changeEndpoint struct {

@@ -22,7 +22,8 @@ import (
 )
 
 const (
-	idempotencyKey = "Idempotency-Key"
+	idempotencyKey      = "Idempotency-Key"
+	idempotencyReplayed = "Idempotency-Replayed"
 	// underWay is how long a request that was begun keeps its key, should its relay die: longer than any may take.
 	underWay = writeTimeout + 30*time.Second
 	// keyTime bounds each look at the bucket.
@@ -110,7 +111,7 @@ func (s *server) repeat(w http.ResponseWriter, c *claim) {
 	if len(body) > 0 {
 		w.Header().Set("Content-Type", "application/json")
 	}
-	w.Header().Set("Idempotency-Replayed", "true")
+	w.Header().Set(idempotencyReplayed, "true")
 	w.WriteHeader(c.before.Status)
 	_, _ = w.Write(body)
 }
