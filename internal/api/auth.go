@@ -141,6 +141,10 @@ func (s *server) admit(ctx huma.Context, next func(huma.Context)) {
 		_ = huma.WriteErr(s.api, ctx, http.StatusBadRequest, "body: this operation takes none: leave it out")
 		return
 	}
+	if err := oncePerParameter(ctx.URL().RawQuery); err != nil {
+		_ = huma.WriteErr(s.api, ctx, http.StatusBadRequest, err.Error())
+		return
+	}
 	next(huma.WithValue(ctx, callerKey{}, who))
 }
 

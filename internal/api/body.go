@@ -73,6 +73,7 @@ func members(data []byte) (list []member, faults []string, err error) {
 			faults = append(faults, shownKey(name)+": is given twice: leave one out")
 		}
 		seen[name] = true
+		faults = append(faults, twiceIn(shownKey(name), value)...)
 		list = append(list, member{name, value})
 	}
 	if _, err := dec.Token(); err != nil {
@@ -82,6 +83,43 @@ func members(data []byte) (list []member, faults []string, err error) {
 		return nil, nil, badRequest("body: more than one JSON value: send one object")
 	}
 	return list, faults, nil
+}
+
+// twiceMost bounds how many keys are named that a value holds twice.
+const twiceMost = 10
+
+// twiceIn names the keys that come again in one of the objects within the value of a key, of which encoding/json would take the last.
+// It goes through the value once, however deep that is.
+func twiceIn(key string, value json.RawMessage) (faults []string) {
+	type level struct {
+		seen  map[string]bool // nil = a list
+		atKey bool
+	}
+	levels := []level{{}}
+	dec := json.NewDecoder(bytes.NewReader(value))
+	for token, err := dec.Token(); err == nil && len(faults) < twiceMost; token, err = dec.Token() {
+		in := &levels[len(levels)-1]
+		if name, text := token.(string); text && in.atKey {
+			if in.seen[name] {
+				faults = append(faults, key+": holds "+shownKey(name)+" twice: leave one out")
+			}
+			in.seen[name], in.atKey = true, false
+			continue
+		}
+		switch token {
+		case json.Delim('{'):
+			levels = append(levels, level{map[string]bool{}, true})
+			continue
+		case json.Delim('['):
+			levels = append(levels, level{})
+			continue
+		case json.Delim('}'), json.Delim(']'):
+			levels = levels[:len(levels)-1]
+		}
+		in = &levels[len(levels)-1] // in which a value has ended
+		in.atKey = in.seen != nil
+	}
+	return faults
 }
 
 // noJSON says where a body stops to be JSON. The parser's own text may quote it.

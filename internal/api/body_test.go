@@ -59,6 +59,17 @@ func TestFaultsOfBodies(t *testing.T) {
 		{"POST", crm + "/attempts/1/retry", `[]`, "body: this operation takes none"},
 		{"DELETE", crm, strings.Repeat(" ", 100) + `{"really":false}`, "body: this operation takes none"},
 		{"GET", endpoints, `{"limit":1}`, "body: this operation takes none"},
+		{"POST", endpoints, `{"url":"https://example.com","headers":{"X-A":"sentinel","X-B":"1","X-A":"1"}}`, "headers: holds X-A twice: leave one out"},
+		{"PATCH", crm, `{"headers":{"X-A":"sentinel","X-A":null}}`, "headers: holds X-A twice: leave one out"},
+		{"PATCH", crm, `{"headers":{"X-A":"sentinel","x-a":null}}`, `headers: "x-a": is given twice in different case`},
+		{"PATCH", crm, `{"headers":{"X-A":null,"x-a":null}}`, `headers: "x-a": is given twice in different case`},
+		{"POST", endpoints, `{"template":[{"a":1},{"a":1,"b":{"c":{},"c":[]}}]}`, "template: holds c twice: leave one out"},
+		{"POST", crm + "/enable?resume=skip", `{"resume":"all"}`, "resume: is skip in the URL and all in the body: leave one out"},
+		{"POST", crm + "/enable?resume=skip&resume=skip", "", "resume: is given twice: leave one out"},
+		{"GET", endpoints + "?limit=1&limit=2&state=active&source=api&source=api", "", "limit: is given twice: leave one out; source: is given twice: leave one out"},
+		{"GET", "/api/v1/live?kind=event&kind=attempt", "", "kind: is given twice: leave one out"},
+		{"GET", endpoints + "?limit=1%", "", "the query of the URL cannot be read"},
+		{"GET", endpoints + "?limit=1;state=active", "", "the query of the URL cannot be read"},
 	} {
 		w := do(h, tt.method, tt.path, tt.body, "Authorization", "Bearer "+token, "If-Match", "*")
 		var e api.Error
@@ -69,6 +80,13 @@ func TestFaultsOfBodies(t *testing.T) {
 			if strings.Contains(e.Message, theirs) {
 				t.Errorf("%s: %q stands in %s", tt.body, theirs, e.Message)
 			}
+		}
+	}
+	for _, fine := range []struct{ method, path, body string }{
+		{"PATCH", crm, `{"headers":{"X-A":"X-A","X-B":"X-A"}}`}, {"POST", crm + "/enable?resume=skip", `{"resume":"skip"}`}, {"GET", endpoints + "?limit=1&state=active", ""},
+	} {
+		if w := do(h, fine.method, fine.path, fine.body, "Authorization", "Bearer "+token, "If-Match", "*"); w.Code != http.StatusOK {
+			t.Errorf("%s %s with %s: %d %s", fine.method, fine.path, fine.body, w.Code, w.Body)
 		}
 	}
 	for _, body := range []string{"", "{}", " {}\n"} {

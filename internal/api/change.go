@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/nex-crm/relay/internal/endpoint"
 	"github.com/nex-crm/relay/internal/webhook"
@@ -39,6 +42,17 @@ type ChangeEndpoint struct {
 	Enabled *bool              `json:"enabled,omitempty" doc:"As the operations enable, with the endpoint's own way to resume, and disable."`
 }
 
+// TransformSchema says that null may stand for any value.
+func (ChangeEndpoint) TransformSchema(_ huma.Registry, s *huma.Schema) *huma.Schema {
+	for _, property := range s.Properties {
+		property.Nullable = property.Type != "" // one without a type takes anything
+		if len(property.Enum) > 0 {
+			property.Enum = append(property.Enum, nil)
+		}
+	}
+	return s
+}
+
 type changeEndpoint struct {
 	ByID
 	IfMatch string `header:"If-Match" doc:"The revision that the change is meant for, as the ETag shows it, or * for any." example:"\"7\""`
@@ -54,6 +68,9 @@ func (s *server) changeEndpoint(ctx context.Context, in *changeEndpoint) (*oneEn
 	if e.Source == endpoint.SourceConfig {
 		return nil, endpointError(fmt.Errorf("%s: %w", in.ID, endpoint.ErrFromConfig))
 	}
+	if in.IfMatch == "" {
+		return nil, &Error{http.StatusPreconditionRequired, "If-Match: the revision is missing that the change is meant for; give the endpoint's ETag, or * for any"}
+	}
 	meant, err := revision(in.IfMatch)
 	if err != nil {
 		return nil, err
@@ -67,8 +84,8 @@ func (s *server) changeEndpoint(ctx context.Context, in *changeEndpoint) (*oneEn
 	}
 	who := callerOf(ctx)
 	err = registry.Change(ctx, in.ID, func(e *endpoint.Endpoint) (bool, error) {
-		if meant != 0 && meant != e.Revision {
-			return false, &Error{http.StatusPreconditionFailed, fmt.Sprintf("%s has revision %d by now: look at it again, and give that with If-Match", in.ID, e.Revision)}
+		if err := stillHas(e, meant); err != nil {
+			return false, err
 		}
 		before := *e
 		if err := s.merge(who, e, &in.Body); err != nil {
@@ -101,12 +118,14 @@ func (s *server) changeEndpoint(ctx context.Context, in *changeEndpoint) (*oneEn
 	return s.current(ctx, in.ID)
 }
 
+// Match is the part of a request that may say which revision of an endpoint it is meant for.
+type Match struct {
+	IfMatch string `header:"If-Match" doc:"Only if the endpoint has this revision still, as the ETag shows it; * or nothing is any." example:"\"7\""`
+}
+
 // revision reads an If-Match; 0 is any.
 func revision(ifMatch string) (uint64, error) {
-	switch ifMatch {
-	case "":
-		return 0, &Error{http.StatusPreconditionRequired, "If-Match: the revision is missing that the change is meant for; give the endpoint's ETag, or * for any"}
-	case "*":
+	if ifMatch == "" || ifMatch == "*" {
 		return 0, nil
 	}
 	n, err := strconv.ParseUint(strings.Trim(ifMatch, `"`), 10, 64)
@@ -114,6 +133,14 @@ func revision(ifMatch string) (uint64, error) {
 		return 0, badRequest("If-Match: %q is no revision of an endpoint; give its ETag, or * for any", ifMatch)
 	}
 	return n, nil
+}
+
+// stillHas refuses a change that is meant for another revision of an endpoint.
+func stillHas(e *endpoint.Endpoint, meant uint64) error {
+	if meant != 0 && meant != e.Revision {
+		return fmt.Errorf("%s: %w", e.ID, endpoint.ErrRevision)
+	}
+	return nil
 }
 
 // merge changes an endpoint as asked, or names every fault.
@@ -142,23 +169,7 @@ func (s *server) merge(who *caller, e *endpoint.Endpoint, in *ChangeEndpoint) er
 			problems = append(problems, "timeout: "+err.Error())
 		}
 	}
-	if len(in.Headers) > 0 {
-		e.Headers = maps.Clone(e.Headers)
-		for name, value := range in.Headers {
-			for known := range e.Headers { // in whatever case it was given
-				if strings.EqualFold(known, name) {
-					delete(e.Headers, known)
-				}
-			}
-			if value == nil {
-				continue
-			}
-			if e.Headers == nil {
-				e.Headers = map[string]string{}
-			}
-			e.Headers[name] = *value
-		}
-	}
+	problems = append(problems, mergeHeaders(e, in.Headers)...)
 	if err := mergeForm(e, in); err != nil {
 		problems = append(problems, strings.Split(err.Error(), "\n")...)
 	}
@@ -193,6 +204,33 @@ func duration(text string) (time.Duration, error) {
 		return 0, fmt.Errorf("%q is no duration; write e.g. 10s", text)
 	}
 	return d, nil
+}
+
+// mergeHeaders changes an endpoint's headers by name, in whatever letter case that was given before.
+func mergeHeaders(e *endpoint.Endpoint, in map[string]*string) (problems []string) {
+	if len(in) == 0 {
+		return nil
+	}
+	e.Headers = maps.Clone(e.Headers)
+	given := make(map[string]bool, len(in))
+	for _, name := range slices.Sorted(maps.Keys(in)) {
+		if lower := strings.ToLower(name); given[lower] {
+			problems = append(problems, fmt.Sprintf("headers: %q: is given twice in different case: leave one out", name))
+		} else {
+			given[lower] = true
+		}
+	}
+	maps.DeleteFunc(e.Headers, func(known, _ string) bool { return given[strings.ToLower(known)] })
+	for name, value := range in {
+		if value == nil {
+			continue
+		}
+		if e.Headers == nil {
+			e.Headers = map[string]string{}
+		}
+		e.Headers[name] = *value
+	}
+	return problems
 }
 
 // mergeForm changes what is given of an endpoint's form.

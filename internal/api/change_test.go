@@ -200,3 +200,47 @@ func TestPagesOfEndpoints(t *testing.T) {
 		}
 	}
 }
+
+// What needs no If-Match keeps to one that is given: no secret, and no endpoint, goes because of what somebody has seen before.
+func TestOnlyThisRevision(t *testing.T) {
+	t.Parallel()
+	h, registry := setup(t, nil)
+	for _, one := range []struct {
+		method, path string
+		status       int
+	}{
+		{"POST", "/rotate-secret", http.StatusOK}, {"POST", "/rotate-events-token", http.StatusOK}, {"DELETE", "", http.StatusNoContent},
+	} {
+		for _, match := range []string{"", "*", "now"} {
+			made := answer(t, authorized(h, "POST", "/api/v1/endpoints", `{"id":"crm","url":"https://example.com"}`), http.StatusCreated)
+			stale := fmt.Sprintf("%q", fmt.Sprint(made.Revision))
+			_, _, now := patch(h, "crm", "*", `{"description":"changed"}`)
+			ask := func(match string) int {
+				header := []string{"Authorization", "Bearer " + token}
+				if match != "" {
+					header = append(header, "If-Match", match)
+				}
+				return do(h, one.method, "/api/v1/endpoints/crm"+one.path, "", header...).Code
+			}
+			before := registry.Snapshot().Get("crm")
+			if code := ask(stale); code != http.StatusPreconditionFailed {
+				t.Errorf("%s %s with the revision before: %d", one.method, one.path, code)
+			}
+			if code := ask("nonsense"); code != http.StatusBadRequest {
+				t.Errorf("%s %s with no revision: %d", one.method, one.path, code)
+			}
+			if after := registry.Snapshot().Get("crm"); after == nil || after.Revision != before.Revision {
+				t.Fatalf("%s %s was refused, and done", one.method, one.path)
+			}
+			if match == "now" {
+				match = now
+			}
+			if code := ask(match); code != one.status {
+				t.Errorf("%s %s with %q: %d", one.method, one.path, match, code)
+			}
+			if one.method != "DELETE" {
+				authorized(h, "DELETE", "/api/v1/endpoints/crm", "")
+			}
+		}
+	}
+}

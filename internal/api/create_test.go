@@ -260,7 +260,12 @@ func withFanout(t *testing.T, change func(*api.Config)) (http.Handler, *endpoint
 // overFanout is withFanout, and the fanout too.
 func overFanout(t *testing.T, change func(*api.Config)) (http.Handler, *endpoint.Registry, *bus.Bus, *fanout.Fanout) {
 	t.Helper()
-	log := bustest.New(t)
+	return fanoutOver(t, bustest.New(t), change)
+}
+
+// fanoutOver is overFanout over a log that is open.
+func fanoutOver(t *testing.T, log *bus.Bus, change func(*api.Config)) (http.Handler, *endpoint.Registry, *bus.Bus, *fanout.Fanout) {
+	t.Helper()
 	var f *fanout.Fanout
 	h, registry := open(t, log, func(c *api.Config) {
 		c.Fanout, c.Limits.AllowHTTP = func() *fanout.Fanout { return f }, true

@@ -64,7 +64,7 @@ func (s *server) endpointOperations() {
 	}, s.changeEndpoint)
 	add(s, operation{
 		method: "DELETE", path: "/api/v1/endpoints/{id}", id: "deleteEndpoint", summary: "Delete an endpoint", access: writes,
-		about: "What waits for it is dropped.", status: http.StatusNoContent, errors: []int{http.StatusNotFound, http.StatusConflict},
+		about: "What waits for it is dropped.", status: http.StatusNoContent, errors: []int{http.StatusNotFound, http.StatusConflict, http.StatusPreconditionFailed},
 	}, s.deleteEndpoint)
 	add(s, operation{
 		method: "POST", path: "/api/v1/endpoints/{id}/enable", id: "enableEndpoint", summary: "Let an endpoint go on", access: writes,
@@ -175,10 +175,10 @@ func (s *server) createEndpoint(ctx context.Context, in *struct{ Body NewEndpoin
 	}
 	token := endpoint.NewEventsToken()
 	e.EventsToken = endpoint.HashToken(token)
-	if in.Body.ID == "" && registry.Snapshot().Get(e.ID) != nil {
-		return nil, &Error{http.StatusConflict, fmt.Sprintf("%s was made by a request with this Idempotency-Key whose answer got lost: rotate its secret to have one", e.ID)}
-	}
-	if registry.Snapshot().Get(e.ID) != nil { // before anything is prepared: what is there under this id is another's
+	if there := registry.Snapshot().Get(e.ID); there != nil { // before anything is prepared: what is there under this id may be another's
+		if in.Body.ID == "" || e.MadeBy != "" && there.MadeBy == e.MadeBy {
+			return nil, &Error{http.StatusConflict, fmt.Sprintf("%s was made by a request with this Idempotency-Key whose answer got lost: rotate its secret to have one", e.ID)}
+		}
 		return nil, endpointError(fmt.Errorf("%s: %w", e.ID, endpoint.ErrExists))
 	}
 	if f := s.fanout(); f != nil {
@@ -212,8 +212,11 @@ func (s *server) build(ctx context.Context, in NewEndpoint) (e *endpoint.Endpoin
 		Enabled: in.Enabled == nil || *in.Enabled, CreatedAt: time.Now().UTC(),
 	}
 	var problems []string
+	id, again := newID(ctx)
+	if again {
+		e.MadeBy = id
+	}
 	if e.ID == "" {
-		id, _ := newID(ctx)
 		e.ID = "ep_" + id
 	}
 	if e.Timeout, err = duration(in.Timeout); err != nil {
@@ -267,12 +270,21 @@ func (s *server) checkProxy(route *webhook.Route, problems []string) []string {
 	return problems
 }
 
-func (s *server) deleteEndpoint(ctx context.Context, in *ByID) (*struct{}, error) {
+type deleteEndpoint struct {
+	ByID
+	Match
+}
+
+func (s *server) deleteEndpoint(ctx context.Context, in *deleteEndpoint) (*struct{}, error) {
 	registry, _, err := s.endpointOf(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
-	if err := registry.Delete(ctx, in.ID); err != nil {
+	meant, err := revision(in.IfMatch)
+	if err != nil {
+		return nil, err
+	}
+	if err := registry.DeleteIf(ctx, in.ID, meant); err != nil {
 		return nil, endpointError(err)
 	}
 	s.log.Info("endpoint deleted", "endpoint", in.ID, "by", callerOf(ctx).name)
@@ -287,7 +299,7 @@ func (s *server) deleteEndpoint(ctx context.Context, in *ByID) (*struct{}, error
 func endpointError(err error) error {
 	code := map[error]int{
 		endpoint.ErrNotFound: http.StatusNotFound, endpoint.ErrExists: http.StatusConflict, endpoint.ErrFromConfig: http.StatusConflict,
-		endpoint.ErrNoKey: http.StatusServiceUnavailable,
+		endpoint.ErrNoKey: http.StatusServiceUnavailable, endpoint.ErrRevision: http.StatusPreconditionFailed,
 	}
 	for sentinel, status := range code {
 		if errors.Is(err, sentinel) {

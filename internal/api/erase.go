@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"errors"
 
 	"github.com/nex-crm/relay/internal/event"
 	"github.com/nex-crm/relay/internal/fanout"
@@ -46,7 +45,7 @@ func (s *server) erase(ctx context.Context, in *erase) (*answer[Erased], error) 
 	if in.Body.Workspace == "" || what.Workspace == event.NoWorkspace {
 		return nil, badRequest("workspace: %q: name the workspace whose data is to be removed", in.Body.Workspace)
 	}
-	bounded, cancel := context.WithTimeout(ctx, countTime)
+	bounded, cancel := within(ctx, countTime)
 	defer cancel()
 	got, err := f.Erase(bounded, what)
 	out := Erased{
@@ -57,7 +56,7 @@ func (s *server) erase(ctx context.Context, in *erase) (*answer[Erased], error) 
 		s.log.Warn("erased", "workspace", what.Workspace, "one_subject", what.Subject != "", "events", got.Events, "attempts", got.Attempts,
 			"retries", got.Retries, "dead_letters", got.DeadLetters, "done", out.Done, "by", callerOf(ctx).name)
 	}
-	if err != nil && (ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded)) {
+	if err != nil && (ctx.Err() != nil || bounded.Err() == nil) {
 		return nil, err
 	}
 	return &answer[Erased]{out}, nil

@@ -10,17 +10,20 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/endpoint"
 )
 
 const (
-	idempotencyKey = "Idempotency-Key"
+	idempotencyKey      = "Idempotency-Key"
+	idempotencyReplayed = "Idempotency-Replayed"
 	// underWay is how long a request that was begun keeps its key, should its relay die: longer than any may take.
 	underWay = writeTimeout + 30*time.Second
 	// keyTime bounds each look at the bucket.
@@ -81,7 +84,11 @@ func (e *Error) as(code int) *Error { return &Error{code, e.Message} }
 func (s *server) refuse(w http.ResponseWriter, err error) {
 	var known *Error
 	if !errors.As(err, &known) {
-		s.log.Error("request failed", "for", idempotencyKey, "error", err)
+		level := slog.LevelError
+		if bus.Away(err) {
+			level = s.outage.level(time.Now())
+		}
+		s.log.Log(context.Background(), level, "request failed", "for", idempotencyKey, "error", err)
 		known = &Error{http.StatusServiceUnavailable, idempotencyKey + ": whether this was asked before cannot be looked up now; try again"}
 	}
 	writeJSON(w, known.Code, known)
@@ -105,7 +112,7 @@ func (s *server) repeat(w http.ResponseWriter, c *claim) {
 	if len(body) > 0 {
 		w.Header().Set("Content-Type", "application/json")
 	}
-	w.Header().Set("Idempotency-Replayed", "true")
+	w.Header().Set(idempotencyReplayed, "true")
 	w.WriteHeader(c.before.Status)
 	_, _ = w.Write(body)
 }

@@ -102,13 +102,28 @@ func TestAskedAtOneTime(t *testing.T) {
 // Whose relay died before it had answered, and asks again, has not made a second endpoint.
 func TestAskedAgainAfterACrash(t *testing.T) {
 	t.Parallel()
+	for _, body := range []string{`{"url":"https://example.com/x"}`, `{"id":"crm","url":"https://example.com/x"}`} {
+		askedAgainAfterACrash(t, body)
+	}
+}
+
+func askedAgainAfterACrash(t *testing.T, body string) {
+	t.Helper()
 	log := bustest.New(t)
 	h, registry := open(t, log, nil)
 	post := func() (int, string) {
-		w := do(h, "POST", "/api/v1/endpoints", `{"url":"https://example.com/x"}`, "Authorization", "Bearer "+token, "Idempotency-Key", "k")
+		w := do(h, "POST", "/api/v1/endpoints", body, "Authorization", "Bearer "+token, "Idempotency-Key", "k")
 		return w.Code, w.Body.String()
 	}
-	post()
+	if code, text := post(); code != http.StatusCreated {
+		t.Fatalf("%d %s", code, text)
+	}
+	if strings.Contains(body, "crm") {
+		w := do(h, "POST", "/api/v1/endpoints", body, "Authorization", "Bearer "+token, "Idempotency-Key", "another")
+		if w.Code != http.StatusConflict || strings.Contains(w.Body.String(), "rotate its secret") {
+			t.Errorf("one that another request has made: %d %s", w.Code, w.Body)
+		}
+	}
 	keys, err := log.Requests().Keys(t.Context())
 	if err != nil || len(keys) != 1 {
 		t.Fatal(keys, err)

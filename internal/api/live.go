@@ -64,7 +64,7 @@ func (s *server) watch(ctx context.Context, in *watch) (*huma.StreamResponse, er
 		return nil, err
 	}
 	who := callerOf(ctx)
-	if err := s.mayWatch(ctx, in.Endpoint); err != nil {
+	if err := s.mayWatch(ctx, b, in.Endpoint); err != nil {
 		return nil, err
 	}
 	last, err := in.last()
@@ -89,7 +89,7 @@ func (s *server) watch(ctx context.Context, in *watch) (*huma.StreamResponse, er
 }
 
 // mayWatch refuses an endpoint that is none, or none of the caller's.
-func (s *server) mayWatch(ctx context.Context, id string) error {
+func (s *server) mayWatch(ctx context.Context, b *bus.Bus, id string) error {
 	if id == "" {
 		return nil
 	}
@@ -97,7 +97,7 @@ func (s *server) mayWatch(ctx context.Context, id string) error {
 		return badRequest("endpoint: %q is no id of an endpoint", id)
 	}
 	if len(callerOf(ctx).workspaces) == 0 {
-		return nil
+		return s.mustBeKnown(ctx, b, id, bus.StreamAttempts, "attempts", bus.AttemptSubject(id, "*"))
 	}
 	_, _, err := s.endpointOf(ctx, id)
 	return err

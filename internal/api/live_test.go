@@ -278,7 +278,9 @@ func TestLiveIsBounded(t *testing.T) {
 
 func TestLiveIsRefused(t *testing.T) {
 	t.Parallel()
-	h, _ := setup(t, nil)
+	log := bustest.New(t)
+	h, _ := open(t, log, nil)
+	record(t, log, "former", 1, "e-1", webhook.Delivered)
 	starting, _ := setup(t, func(c *api.Config) { c.Log = nil })
 	for _, tt := range []struct {
 		h           http.Handler
@@ -290,7 +292,9 @@ func TestLiveIsRefused(t *testing.T) {
 		{h, "?endpoint=a.b", "", 400, "no id of an endpoint"},
 		{h, "?since=1h", "", 400, "since"},
 		{h, "", "x", 400, "Last-Event-ID"},
-		{h, "?workspace=_&endpoint=nobody", "1", 200, ""},
+		{h, "?workspace=_&endpoint=file", "1", 200, ""},
+		{h, "?workspace=_&endpoint=former", "1", 200, ""},
+		{h, "?workspace=_&endpoint=nobody", "1", 404, "nobody: no such endpoint"},
 		{starting, "", "", 503, "starting"},
 	} {
 		w := do(tt.h, "GET", "/api/v1/live"+tt.query, "", "Authorization", "Bearer "+token, "Last-Event-ID", tt.last)

@@ -86,7 +86,7 @@ func logError(err error) error {
 	switch {
 	case errors.Is(err, bus.ErrQuery):
 		return badRequest("%v", err)
-	case errors.Is(err, bus.ErrBehind):
+	case errors.Is(err, bus.ErrBehind): // which is more than that NATS does not answer
 		return &Error{http.StatusServiceUnavailable, "the servers of NATS do not agree on what there is: try again in a moment"}
 	}
 	return err

@@ -55,6 +55,27 @@ func TestTheDocumentIsValid(t *testing.T) {
 	}
 }
 
+// What operations may answer by what they take, and nothing else of these.
+func TestTheDocumentTellsWhatMayBeAnswered(t *testing.T) {
+	t.Parallel()
+	h, _ := setup(t, nil)
+	for path, item := range document(t, h).Paths.Map() {
+		for method, op := range item.Operations() {
+			body, key := op.RequestBody != nil, op.Parameters.GetByInAndName("header", "Idempotency-Key") != nil
+			for status, want := range map[int]bool{400: true, 500: true, 503: true, 413: body || key, 408: body, 422: key} {
+				if got := op.Responses.Status(status) != nil; got != want {
+					t.Errorf("%s %s: %d is documented: %v, want %v", method, path, status, got, want)
+				}
+			}
+			for status, answer := range op.Responses.Map() {
+				if got, want := answer.Value.Headers["Idempotency-Replayed"] != nil, key && status[0] == '2'; got != want {
+					t.Errorf("%s %s: Idempotency-Replayed with %s is documented: %v, want %v", method, path, status, got, want)
+				}
+			}
+		}
+	}
+}
+
 // held answers as the handler does, and fails where the document does not say so.
 type held struct {
 	t      *testing.T
@@ -132,7 +153,26 @@ func TestEveryOperationAsDocumented(t *testing.T) {
 	c.call("PATCH", "/api/v1/endpoints/crm", `{"description":"CRM"}`, "If-Match", "*")
 	c.call("PATCH", "/api/v1/endpoints/crm", `{"description":"CRM"}`)                      // 428
 	c.call("PATCH", "/api/v1/endpoints/crm", `{"description":"CRM"}`, "If-Match", `"999"`) // 412
-	c.call("PATCH", "/api/v1/endpoints/file", `{"description":"x"}`, "If-Match", "*")      // 409
+	for _, one := range [][2]string{{"DELETE", ""}, {"POST", "/rotate-secret"}, {"POST", "/rotate-events-token"}} {
+		c.call(one[0], "/api/v1/endpoints/crm"+one[1], "", "If-Match", `"999"`) // 412
+	}
+	c.call("PATCH", "/api/v1/endpoints/file", `{"description":"x"}`, "If-Match", "*") // 409
+	nulls := map[string]any{"headers": map[string]any{"X-A": nil}}
+	for name := range document(t, h).Components.Schemas["ChangeEndpoint"].Value.Properties {
+		if name != "headers" {
+			nulls[name] = nil
+		}
+	}
+	for _, body := range []string{asJSON(t, nulls), `{"headers":null}`} {
+		if w := c.call("PATCH", "/api/v1/endpoints/crm", body, "If-Match", "*"); w.Code != http.StatusOK {
+			t.Errorf("%s: %d %s", body, w.Code, w.Body)
+		}
+	}
+	c.call("POST", "/api/v1/endpoints", `{"description":"`+strings.Repeat("x", 300<<10)+`"}`) // 413
+	c.call("POST", "/api/v1/endpoints/crm/rotate-secret", "{}", "Content-Type", "text/plain")
+	for _, body := range []string{`{"overlap":"1h"}`, `{"overlap":"1h"}`, `{"overlap":"2h"}`} { // the last is 422
+		c.call("POST", "/api/v1/endpoints/crm/rotate-secret", body, "Idempotency-Key", "k")
+	}
 	c.call("GET", "/api/v1/events?workspace=Acme+Corp&type=nex.insight.*&limit=1", "")
 	c.call("GET", "/api/v1/events?type=ftp", "")
 	c.call("GET", "/api/v1/events/1", "")

@@ -7,7 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"net/url"
+	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -34,7 +39,7 @@ type operation struct {
 	about        string // more, in Markdown
 	access       access
 	status       int   // of a success; 0 = 200
-	errors       []int // beside 400, 401, 403 and 500, which any may answer
+	errors       []int // beside 400, 401, 403, 500 and 503, which any may answer, and those of all that take a body or an Idempotency-Key
 }
 
 // newAPI is the part of the HTTP side that has a document.
@@ -65,11 +70,11 @@ func (s *server) newAPI(mux *http.ServeMux) huma.API {
 	return a
 }
 
-// add registers an operation. What its handler answers as an error that is no [Error] is the relay's own fault: it is logged.
+// add registers an operation. What its handler answers as an error is judged by [server.failed].
 func add[I, O any](s *server, o operation, handle func(context.Context, *I) (*O, error)) {
 	op := huma.Operation{
 		OperationID: o.id, Method: o.method, Path: o.path, Summary: o.summary, Description: o.about, DefaultStatus: o.status,
-		Errors:       append([]int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden}, o.errors...),
+		Errors:       append([]int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusServiceUnavailable}, o.errors...),
 		MaxBodyBytes: maxBody, BodyReadTimeout: readTimeout,
 		// The body's faults are found by the handlers, all at once and in the words of the configuration.
 		SkipValidateBody: true,
@@ -86,26 +91,46 @@ func add[I, O any](s *server, o operation, handle func(context.Context, *I) (*O,
 			Name: idempotencyKey, In: "header", Schema: &huma.Schema{Type: huma.TypeString, MaxLength: new(255)},
 			Description: "A name of the caller's own for this request: who asks again with it within a day is answered as before, and nothing is done twice.",
 		}}
-		op.Errors = append(op.Errors, http.StatusConflict, http.StatusUnprocessableEntity, http.StatusServiceUnavailable)
+		op.Errors = append(op.Errors, http.StatusConflict, http.StatusRequestEntityTooLarge)
+	}
+	if _, takesBody := reflect.TypeFor[I]().FieldByName("Body"); takesBody {
+		op.Errors = append(op.Errors, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge)
 	}
 	if o.access != withoutID {
 		op.Security = []map[string][]string{{"token": {}}}
 	}
 	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
-		out, err := handle(ctx, in)
-		var known *Error
-		if err != nil && !errors.As(err, &known) {
-			if ctx.Err() != nil { // the caller is gone
-				return nil, &Error{http.StatusServiceUnavailable, "the request was given up"}
-			}
-			s.log.Error("request failed", "operation", o.id, "error", err)
-			known = &Error{http.StatusInternalServerError, "internal error: see the relay's log"}
-		}
-		if known != nil {
-			return nil, known
+		bounded, cancel := within(ctx, answerTime)
+		defer cancel()
+		out, err := handle(bounded, in)
+		if err != nil {
+			return nil, s.failed(ctx, bounded, o.id, err)
 		}
 		return out, nil
 	})
+	tellOfKeys(s.api.OpenAPI().Paths[o.path])
+}
+
+// tellOfKeys has the document say what an Idempotency-Key brings about, and huma's 422 for what is not valid left out: that is 400 here.
+func tellOfKeys(item *huma.PathItem) {
+	for _, op := range []*huma.Operation{item.Get, item.Post, item.Patch, item.Delete} {
+		if op == nil {
+			continue
+		}
+		if !slices.ContainsFunc(op.Parameters, func(p *huma.Param) bool { return p.Name == idempotencyKey }) {
+			delete(op.Responses, "422")
+			continue
+		}
+		op.Responses["422"] = &huma.Response{Description: "The " + idempotencyKey + " was given with another request before.", Content: op.Responses["409"].Content}
+		success := op.Responses[strconv.Itoa(op.DefaultStatus)]
+		if success.Headers == nil {
+			success.Headers = map[string]*huma.Param{}
+		}
+		success.Headers[idempotencyReplayed] = &huma.Param{
+			Description: "There where the answer is that of an earlier request with this " + idempotencyKey + ".",
+			Schema:      &huma.Schema{Type: huma.TypeString, Enum: []any{"true"}},
+		}
+	}
 }
 
 // tag is what an operation stands under in the document.
@@ -171,6 +196,24 @@ func (s *server) openAPI() http.HandlerFunc {
 		w.Header().Set("Content-Type", "application/json")
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(text))
 	}
+}
+
+// oncePerParameter refuses a query of which a part would not hold: a parameter that is given twice, or what cannot be read.
+func oncePerParameter(query string) error {
+	parameters, err := url.ParseQuery(query)
+	if err != nil {
+		return badRequest("the query of the URL cannot be read: encode %%, ; and & in its values")
+	}
+	var faults []string
+	for _, name := range slices.Sorted(maps.Keys(parameters)) {
+		if len(parameters[name]) > 1 {
+			faults = append(faults, shownKey(name)+": is given twice: leave one out")
+		}
+	}
+	if len(faults) > 0 {
+		return badRequest("%s", strings.Join(faults, "; "))
+	}
+	return nil
 }
 
 // list is the form of every list.

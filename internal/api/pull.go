@@ -25,7 +25,7 @@ func (s *server) pullOperations() {
 	}, s.pullEvents)
 	add(s, operation{
 		method: "POST", path: "/api/v1/endpoints/{id}/rotate-events-token", id: "rotateEventsToken", summary: "Replace an endpoint's token for events", access: writes,
-		about: "The old one holds no longer. The new one is shown in this answer alone.", errors: []int{http.StatusNotFound, http.StatusConflict},
+		about: "The old one holds no longer. The new one is shown in this answer alone.", errors: []int{http.StatusNotFound, http.StatusConflict, http.StatusPreconditionFailed},
 	}, s.rotateEventsToken)
 }
 
@@ -125,13 +125,25 @@ func pulled(e *endpoint.Endpoint, m *bus.Stored, now time.Time) (one PulledEvent
 	return one, true, nil
 }
 
-func (s *server) rotateEventsToken(ctx context.Context, in *ByID) (*oneEndpoint, error) {
+type rotateEventsToken struct {
+	ByID
+	Match
+}
+
+func (s *server) rotateEventsToken(ctx context.Context, in *rotateEventsToken) (*oneEndpoint, error) {
 	registry, _, err := s.endpointOf(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	meant, err := revision(in.IfMatch)
 	if err != nil {
 		return nil, err
 	}
 	token := endpoint.NewEventsToken()
 	err = registry.Change(ctx, in.ID, func(e *endpoint.Endpoint) (bool, error) {
+		if err := stillHas(e, meant); err != nil {
+			return false, err
+		}
 		e.EventsToken = endpoint.HashToken(token)
 		return true, nil
 	})

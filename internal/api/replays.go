@@ -91,10 +91,10 @@ func (s *server) replay(ctx context.Context, in *replay) (*answer[Replay], error
 	}
 	out := Replay{At: &r.At, From: r.From, To: r.To, Events: r.Events, Filter: r.Filter}
 	if in.Body.DryRun {
-		counting, cancel := context.WithTimeout(ctx, countTime)
+		counting, cancel := within(ctx, countTime)
 		defer cancel()
 		n, err := f.CountReplay(counting, e, r)
-		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		if err != nil && counting.Err() != nil && ctx.Err() == nil {
 			return nil, badRequest("from %d to %d are too many events to be read in %v: count a smaller part, or let it run", r.From, r.To, countTime)
 		}
 		if err != nil {

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"time"
 )
@@ -44,11 +43,11 @@ func (s *server) retryEndpoint(ctx context.Context, in *retryEndpoint) (*answer[
 	if in.Body != nil {
 		set(&since, in.Body.Since)
 	}
-	bounded, cancel := context.WithTimeout(ctx, countTime)
+	bounded, cancel := within(ctx, countTime)
 	defer cancel()
 	n, err := f.Hurry(bounded, in.ID, since)
 	out := Retried{Retried: n, More: err != nil}
-	if err != nil && (ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded)) {
+	if err != nil && (ctx.Err() != nil || bounded.Err() == nil) {
 		return nil, err
 	}
 	s.log.Info("what waits for an endpoint is tried now", "endpoint", in.ID, "since", since, "deliveries", n, "by", callerOf(ctx).name)

@@ -93,7 +93,7 @@ func (s *server) secretOperations() {
 	add(s, operation{
 		method: "POST", path: "/api/v1/endpoints/{id}/rotate-secret", id: "rotateSecret", summary: "Replace an endpoint's secrets", access: writes,
 		about:  "The old ones sign on beside the new for a while. A secret that the relay makes is shown in this answer alone.",
-		errors: []int{http.StatusNotFound, http.StatusConflict},
+		errors: []int{http.StatusNotFound, http.StatusConflict, http.StatusPreconditionFailed},
 	}, s.rotateSecret)
 	add(s, operation{
 		method: "GET", path: "/.well-known/webhook-keys", id: "webhookKeys", summary: "Public keys of v1a signatures", access: withoutID,
@@ -103,6 +103,7 @@ func (s *server) secretOperations() {
 
 type rotateSecret struct {
 	ByID
+	Match
 	Body *RotateSecret
 }
 
@@ -128,8 +129,15 @@ func (s *server) rotateSecret(ctx context.Context, req *rotateSecret) (*oneEndpo
 		}
 		overlap = 0
 	}
+	meant, err := revision(req.IfMatch)
+	if err != nil {
+		return nil, err
+	}
 	var made string
 	err = registry.Change(ctx, req.ID, func(e *endpoint.Endpoint) (bool, error) {
+		if err := stillHas(e, meant); err != nil {
+			return false, err
+		}
 		kinds := in.Signatures
 		if len(kinds) == 0 && in.Secret == "" && in.SigningKey == "" {
 			for _, old := range e.Secrets {

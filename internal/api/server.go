@@ -38,6 +38,8 @@ type Config struct {
 	AllowProxies []string
 	// BulkTime is how long a request about many dead letters works on them before it answers that there are more; 0 = 20 s.
 	BulkTime time.Duration
+	// TryTime is how long settings are tried on events before the answer says that there were more; 0 = 5 s.
+	TryTime time.Duration
 	// Warn tells what will keep an endpoint from being delivered to, although it is valid; nil warns of nothing.
 	Warn func(*endpoint.Endpoint) []string
 	// Log is where events, attempts and dead letters are; nil while the relay is starting.
@@ -66,6 +68,8 @@ type server struct {
 	pasts  chan struct{} // bounds who asks for what he has missed
 	// unkeyed are the paths at which a POST changes nothing: an Idempotency-Key means nothing there.
 	unkeyed map[string]bool
+	trials  chan struct{} // bounds who tries settings
+	outage  outage
 }
 
 // NewServer is the HTTP server, without a listener.
@@ -90,6 +94,7 @@ func newServer(cfg Config) *server {
 	return &server{
 		cfg: cfg, log: cfg.Logger.With("component", "http"), tokens: knownTokens(cfg.Tokens), pasts: make(chan struct{}, pastAtOnce),
 		unkeyed: map[string]bool{},
+		trials:  make(chan struct{}, tryAtOnce),
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -68,6 +67,9 @@ func (s *server) enableEndpoint(ctx context.Context, in *enableEndpoint) (*oneEn
 	}
 	resume := in.Resume
 	if in.Body != nil && in.Body.Resume != "" {
+		if resume != "" && resume != in.Body.Resume {
+			return nil, badRequest("resume: is %s in the URL and %s in the body: leave one out", shownKey(resume), shownKey(in.Body.Resume))
+		}
 		resume = in.Body.Resume
 	}
 	mode := endpoint.Mode(resume)
@@ -107,8 +109,7 @@ func (s *server) upToDate(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, fenceTime)
 	defer cancel()
 	if err := registry.Fence(ctx); err != nil {
-		s.log.Warn("what was decided about endpoints cannot be looked up", "error", err)
-		return &Error{http.StatusServiceUnavailable, "NATS does not answer: nothing was changed; try again in a moment"}
+		return fmt.Errorf("look up what was decided about endpoints: %w", err)
 	}
 	return nil
 }

@@ -1,10 +1,12 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/endpoint"
@@ -30,6 +32,7 @@ type TrialResult struct {
 	FilterFailed int      `json:"filter_failed,omitempty" doc:"On so many the filter failed, which is no match."`
 	ShapeFailed  int      `json:"shape_failed,omitempty" doc:"Of so many that match no webhook could be made."`
 	Errors       []string `json:"errors,omitempty" doc:"How they failed, the first ten."`
+	Cut          bool     `json:"cut,omitempty" doc:"Time was up before so many as last asks for had been read."`
 	Samples      []Sample `json:"samples"`
 }
 
@@ -50,15 +53,19 @@ const (
 func (s *server) tryOperations() {
 	add(s, operation{
 		method: "POST", path: "/api/v1/try", id: "try", summary: "Try settings on the events of the log", access: reads,
-		about: "Nothing is saved and nothing is sent. The newest events that stand on the subjects in question are matched, and made into webhooks.",
+		about: "Nothing is saved and nothing is sent. The newest events that stand on the subjects in question are matched, and made into webhooks, " +
+			"for five seconds at most: `cut` says that there were more.",
 	}, s.try)
 }
 
+// What a template may do with one event is bounded, and takes 10 ms of a processor at worst: with thousands of them a request that changes
+// nothing would take minutes from the deliveries.
+const (
+	tryTime   = 5 * time.Second
+	tryAtOnce = 2
+)
+
 func (s *server) try(ctx context.Context, in *struct{ Body Trial }) (*answer[TrialResult], error) {
-	b, err := s.bus()
-	if err != nil {
-		return nil, err
-	}
 	e, err := s.tried(callerOf(ctx), &in.Body)
 	if err != nil {
 		return nil, err
@@ -73,17 +80,51 @@ func (s *server) try(ctx context.Context, in *struct{ Body Trial }) (*answer[Tri
 	if last < 0 || last > tryMost || samples < 0 || samples > samplesMost {
 		return nil, badRequest("last: 1 to %d, and samples: 1 to %d", tryMost, samplesMost)
 	}
+	leave, err := s.mayTry(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	b, err := s.bus()
+	if err != nil {
+		return nil, err
+	}
 	out := TrialResult{Samples: []Sample{}}
 	q := bus.Query{Stream: bus.StreamNex, Subjects: e.Subjects()}
+	until := time.Now().Add(cmp.Or(s.cfg.TryTime, tryTime))
 	err = b.Walk(ctx, q, func(m bus.Stored) (bool, error) {
+		if out.Read > 0 && time.Now().After(until) {
+			out.Cut = true
+			return false, nil
+		}
 		out.Read++
 		out.add(e, &m, samples)
-		return out.Read < last, nil
+		return out.Read < last, ctx.Err()
 	})
 	if err != nil {
 		return nil, logError(err)
 	}
 	return &answer[TrialResult]{out}, nil
+}
+
+// mayTry waits for a turn, as long as one takes; leave ends it.
+func (s *server) mayTry(ctx context.Context) (leave func(), err error) {
+	leave = func() { <-s.trials }
+	select {
+	case s.trials <- struct{}{}:
+		return leave, nil
+	default:
+	}
+	patience := time.NewTimer(cmp.Or(s.cfg.TryTime, tryTime))
+	defer patience.Stop()
+	select {
+	case s.trials <- struct{}{}:
+		return leave, nil
+	case <-patience.C:
+		return nil, &Error{http.StatusServiceUnavailable, fmt.Sprintf("%d others are trying settings at this replica: try again in a moment", tryAtOnce)}
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // tried is an endpoint with the settings that are to be tried.

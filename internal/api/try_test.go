@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nex-crm/relay/internal/api"
+	"github.com/nex-crm/relay/internal/bus"
 )
 
 // What is tried tells what would have come, and changes nothing.
@@ -84,6 +88,46 @@ func TestTryTakesNoKey(t *testing.T) {
 	for path, want := range map[string]bool{"/api/v1/try": false, "/api/v1/endpoints": true} {
 		if got := paths.Value(path).Post.Parameters.GetByInAndName("header", "Idempotency-Key") != nil; got != want {
 			t.Errorf("%s: the document offers a key: %t", path, got)
+		}
+	}
+}
+
+// Whoever may only read takes no more than some seconds of the processor, and few do so at a time.
+func TestTryIsBounded(t *testing.T) {
+	t.Parallel()
+	entered, release := make(chan struct{}, 2), make(chan struct{})
+	var held atomic.Int32
+	h, _, log := withFanout(t, func(c *api.Config) {
+		c.TryTime = time.Nanosecond
+		log := c.Log
+		c.Log = func() *bus.Bus {
+			if held.Add(1) <= 2 {
+				entered <- struct{}{}
+				<-release
+			}
+			return log()
+		}
+	})
+	past(t, log, "acme_corp")
+	first := make(chan *httptest.ResponseRecorder, 2)
+	for range 2 {
+		go func() { first <- authorized(h, "POST", "/api/v1/try", `{}`) }()
+	}
+	<-entered
+	<-entered
+	if w := authorized(h, "POST", "/api/v1/try", `{}`); w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "others are trying") {
+		t.Errorf("a third at the same time: %d %s", w.Code, w.Body)
+	}
+	close(release)
+	one, two := <-first, <-first
+	enough := authorized(h, "POST", "/api/v1/try", `{"last":1}`)
+	for _, w := range []*httptest.ResponseRecorder{one, two, enough} {
+		var got api.TrialResult
+		if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || w.Code != http.StatusOK || got.Read != 1 || got.Matching != 1 || len(got.Samples) != 1 {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+		if got.Cut == (w == enough) {
+			t.Errorf("cut: %v in %s", got.Cut, w.Body)
 		}
 	}
 }

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"time"
 )
@@ -42,10 +41,10 @@ func (s *server) undelivered(ctx context.Context, in *ByID) (*answer[Undelivered
 	if f == nil {
 		return nil, errStarting
 	}
-	counting, cancel := context.WithTimeout(ctx, countTime)
+	counting, cancel := within(ctx, countTime)
 	defer cancel()
 	u, err := f.Undelivered(counting, e)
-	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+	if err != nil && counting.Err() != nil && ctx.Err() == nil {
 		return nil, &Error{http.StatusServiceUnavailable, "what the endpoint has before it cannot be read in " + countTime.String()}
 	}
 	if err != nil {

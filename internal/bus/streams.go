@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -283,30 +282,6 @@ func (b *Bus) ensureOnce(ctx context.Context) error {
 		return fmt.Errorf("stream %s: %w", StreamNex, err)
 	}
 	return nil
-}
-
-// The server's errors that time heals, see its errors.json.
-const (
-	errNoPeers      = 10005 // no suitable servers for a stream: some of the cluster are away
-	errNotAvailable = 10008
-	errNotLeader    = 10009
-)
-
-// healable tells whether waiting may help: nobody answers, or the cluster is not whole.
-func healable(err error) bool {
-	var api *jetstream.APIError
-	if errors.As(err, &api) {
-		return api.ErrorCode == errNoPeers || api.ErrorCode == errNotAvailable || api.ErrorCode == errNotLeader
-	}
-	for _, cause := range []error{
-		context.DeadlineExceeded, nats.ErrTimeout, nats.ErrNoResponders, nats.ErrDisconnected, nats.ErrReconnectBufExceeded,
-		nats.ErrConnectionReconnecting, jetstream.ErrNoStreamResponse,
-	} {
-		if errors.Is(err, cause) {
-			return true
-		}
-	}
-	return false
 }
 
 func notEnabled(err error) bool {

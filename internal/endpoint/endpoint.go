@@ -63,6 +63,8 @@ type Endpoint struct {
 
 	Source    string
 	CreatedAt time.Time
+	// MadeBy is a hash of the Idempotency-Key of the request that made it; empty = there was none.
+	MadeBy string
 	// Since is the end of the log when the endpoint was made: it gets nothing up to there, whoever had its id before. 0 = not
 	// known.
 	Since uint64

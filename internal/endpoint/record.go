@@ -37,6 +37,7 @@ type record struct {
 	Gzip        bool          `json:"gzip,omitempty"`
 	Enabled     bool          `json:"enabled"`
 	CreatedAt   time.Time     `json:"created_at"`
+	MadeBy      string        `json:"made_by,omitempty"`
 	Since       uint64        `json:"since,omitempty"`
 	Changed     uint64        `json:"changed,omitempty"`
 	SinceTime   time.Time     `json:"since_time,omitzero"`
@@ -85,7 +86,7 @@ func (s Sealer) encode(e *Endpoint) ([]byte, error) {
 		URL: e.URL, Description: e.Description, Events: e.Events, Workspaces: e.Workspaces, Timeout: e.Timeout,
 		MaxInFlight: e.MaxInFlight, RateLimit: e.RateLimit, Ordered: e.Ordered, Resume: e.Resume,
 		Filter: e.Filter, Handshake: e.Handshake, Enabled: e.Enabled, EventsToken: e.EventsToken,
-		CreatedAt: e.CreatedAt, Since: e.Since, Changed: e.Changed, SinceTime: e.SinceTime, Sealed: sealed,
+		CreatedAt: e.CreatedAt, MadeBy: e.MadeBy, Since: e.Since, Changed: e.Changed, SinceTime: e.SinceTime, Sealed: sealed,
 	})
 }
 
@@ -106,7 +107,7 @@ func (s Sealer) decode(id string, value []byte, revision uint64) (*Endpoint, err
 		ID: id, URL: r.URL, Description: r.Description, Events: r.Events, Workspaces: r.Workspaces, Headers: part.Headers,
 		Timeout: r.Timeout, MaxInFlight: r.MaxInFlight, RateLimit: r.RateLimit, Ordered: r.Ordered, Resume: r.Resume,
 		Filter: r.Filter, Handshake: r.Handshake, Enabled: r.Enabled, EventsToken: r.EventsToken, Source: SourceAPI, CreatedAt: r.CreatedAt,
-		Since: r.Since, Changed: r.Changed, SinceTime: r.SinceTime, Revision: revision,
+		MadeBy: r.MadeBy, Since: r.Since, Changed: r.Changed, SinceTime: r.SinceTime, Revision: revision,
 	}
 	for _, text := range part.Secrets {
 		secret, err := webhook.ParseSecret(text)

@@ -18,6 +18,7 @@ var (
 	ErrNotFound   = errors.New("no such endpoint")
 	ErrExists     = errors.New("an endpoint with this id exists")
 	ErrFromConfig = errors.New("the endpoint stands in the config file: change it there")
+	ErrRevision   = errors.New("the endpoint has another revision by now: look at it again, and give that with If-Match")
 )
 
 // Registry keeps the endpoints of the config file and of the bucket together. Its methods are safe for concurrent use.
@@ -358,7 +359,10 @@ func (r *Registry) Create(ctx context.Context, e *Endpoint) error {
 }
 
 // Delete removes an endpoint of the API. What waits for it is dropped when it is due.
-func (r *Registry) Delete(ctx context.Context, id string) error {
+func (r *Registry) Delete(ctx context.Context, id string) error { return r.DeleteIf(ctx, id, 0) }
+
+// DeleteIf is Delete if the endpoint has a revision still, else [ErrRevision]; 0 is any.
+func (r *Registry) DeleteIf(ctx context.Context, id string, revision uint64) error {
 	e := r.Snapshot().Get(id)
 	switch {
 	case e == nil:
@@ -366,7 +370,13 @@ func (r *Registry) Delete(ctx context.Context, id string) error {
 	case e.Source == SourceConfig:
 		return fmt.Errorf("%s: %w", id, ErrFromConfig)
 	}
-	if err := r.kv.Delete(ctx, keyEndpoint+id); err != nil {
+	var opts []jetstream.KVDeleteOpt
+	if revision != 0 {
+		opts = append(opts, jetstream.LastRevision(revision))
+	}
+	if err := r.kv.Delete(ctx, keyEndpoint+id, opts...); isConflict(err) {
+		return fmt.Errorf("%s: %w", id, ErrRevision)
+	} else if err != nil {
 		return fmt.Errorf("delete endpoint %s: %w", id, err)
 	}
 	if err := r.forget(ctx, id); err != nil {
