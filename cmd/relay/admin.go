@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -24,6 +25,21 @@ type admin struct {
 	TokenFile string        `type:"path" help:"File with the token."`
 	Timeout   time.Duration `default:"1m" help:"How long to wait for an answer."`
 	JSON      bool          `name:"json" help:"Print what the API answers, as it is."`
+}
+
+// ident is an id that becomes one segment of a path. What could be none, such as "..", would make another request of it: the end of a
+// replay would be that of its endpoint.
+type ident string
+
+var identForm = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// UnmarshalText takes what the relay takes and makes as an id. It does not quote what is none: that may be a secret.
+func (i *ident) UnmarshalText(text []byte) error {
+	if !identForm.Match(text) {
+		return errors.New("is no id: 1 to 64 of A-Z a-z 0-9 _ - are needed")
+	}
+	*i = ident(text)
+	return nil
 }
 
 // maxAnswer bounds an answer of the API, and a value that comes from a file.

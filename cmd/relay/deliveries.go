@@ -92,7 +92,7 @@ func (c *deliveriesList) Run(ctx context.Context, e env) error {
 
 type deliveriesRetry struct {
 	admin
-	Endpoint string `arg:"" help:"The endpoint's id."`
+	Endpoint ident  `arg:"" help:"The endpoint's id."`
 	Attempt  uint64 `arg:"" help:"The attempt's id, as deliveries list shows it."`
 }
 
@@ -181,11 +181,11 @@ func (c *deliveriesReplays) Run(ctx context.Context, e env) error {
 type deliveriesCancel struct {
 	admin
 	oneEndpoint
-	Replay string `arg:"" help:"The replay's id."`
+	Replay ident `arg:"" help:"The replay's id."`
 }
 
 func (c *deliveriesCancel) Run(ctx context.Context, e env) error {
-	return c.do(ctx, e, "DELETE", c.path("/replays/", url.PathEscape(c.Replay)), nil)
+	return c.do(ctx, e, "DELETE", c.path("/replays/", string(c.Replay)), nil)
 }
 
 // deadCmd is the dead letters.

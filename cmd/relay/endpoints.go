@@ -29,11 +29,11 @@ type endpointsCmd struct {
 }
 
 type oneEndpoint struct {
-	ID string `arg:"" help:"The endpoint's id."`
+	ID ident `arg:"" help:"The endpoint's id."`
 }
 
 func (e oneEndpoint) path(more ...string) string {
-	return endpointsPath + "/" + url.PathEscape(e.ID) + strings.Join(more, "")
+	return endpointsPath + "/" + string(e.ID) + strings.Join(more, "")
 }
 
 type endpointsList struct {
