@@ -51,6 +51,9 @@ func (a *admin) call(ctx context.Context, method, path string, query url.Values,
 	if err != nil || base.Host == "" {
 		return nil, usageError{fmt.Errorf("--relay %q is no URL; write e.g. http://127.0.0.1:8080", a.URL)}
 	}
+	if a.Timeout <= 0 {
+		return nil, usageError{fmt.Errorf("--timeout %v leaves no time for an answer: give e.g. 1m", a.Timeout)}
+	}
 	token, err := a.token()
 	if err != nil {
 		return nil, err
@@ -99,7 +102,32 @@ func (a *admin) call(ctx context.Context, method, path string, query url.Values,
 	if resp.StatusCode == http.StatusUnauthorized && token == "" {
 		return nil, errors.New("the relay wants a token: give RELAY_TOKEN, or --token-file")
 	}
-	return nil, errors.New(refused.Message)
+	return nil, &refusal{resp.StatusCode, refused.Message}
+}
+
+// refusal is what the relay says where it does not do what it was asked.
+type refusal struct {
+	status  int
+	message string
+}
+
+func (r *refusal) Error() string { return r.message }
+
+// inFlags is an error in the words of a command: what the relay finds at a field is a fault of the flag that has set it. flags is by field.
+func inFlags(err error, flags map[string]string) error {
+	var r *refusal
+	if !errors.As(err, &r) {
+		return err
+	}
+	faults := strings.Split(r.message, "; ")
+	for i, fault := range faults {
+		at, text, ok := strings.Cut(fault, ": ")
+		field, _, _ := strings.Cut(at, "[") // or one of a list
+		if flag := flags[field]; ok && flag != "" {
+			faults[i] = flag + strings.TrimPrefix(at, field) + ": " + text
+		}
+	}
+	return &refusal{r.status, strings.Join(faults, "; ")}
 }
 
 func (a *admin) token() (string, error) {

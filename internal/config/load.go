@@ -257,7 +257,7 @@ func decodeValue(from, to reflect.Type, data any) (any, error) {
 			}
 			return nil, fmt.Errorf("%v has no unit; write e.g. 5s, 5m, 2h, 7d", data)
 		}
-		return parseDuration(text)
+		return ParseDuration(text)
 	case to == reflect.TypeFor[ByteSize]() && isText:
 		return parseByteSize(text)
 	case to == reflect.TypeFor[ByteSize]() && from.Kind() == reflect.Int:

@@ -125,7 +125,7 @@ func (n *NATS) validate(p *Problems) {
 
 func (e *Embedded) validate(p *Problems) {
 	if e.Sync != SyncAlways {
-		d, err := parseDuration(e.Sync)
+		d, err := ParseDuration(e.Sync)
 		if err != nil {
 			p.Addf("nats.embedded.sync", "%q: write always or a duration such as 1s", e.Sync)
 		} else {
