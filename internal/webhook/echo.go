@@ -105,12 +105,12 @@ type span struct{ from, to int }
 // are found as well, in any of the ways of [escapes], and in two of them on top of each other: an answer quotes what it got in JSON, in
 // HTML, or in a URL.
 func (e echoes) in(text []byte) []span {
-	at := make([]int, len(text)+1)
-	for i := range at {
-		at[i] = i
+	whole := decoded{text, nil, len(text)}
+	spans := e.seen(whole, nil)
+	if !bytes.ContainsAny(text, escapeMarks) { // most answers
+		return joined(spans)
 	}
-	seen := []decoded{{text, at, len(text)}}
-	spans := e.seen(seen[0], nil)
+	seen := []decoded{whole}
 	for depth, layer := 0, seen; depth < 2; depth++ {
 		var next []decoded
 		for _, d := range layer {
@@ -133,6 +133,9 @@ func (e echoes) in(text []byte) []span {
 
 // joined puts spans in order, and those together that touch.
 func joined(spans []span) []span {
+	if len(spans) < 2 {
+		return spans
+	}
 	slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.from, b.from) })
 	apart := spans[:0]
 	for _, s := range spans {
@@ -147,7 +150,7 @@ func joined(spans []span) []span {
 
 // seen adds where secrets stand in one reading of a text.
 func (e echoes) seen(d decoded, spans []span) []span {
-	add := func(from, to int) { spans = append(spans, span{d.at[from], d.at[to]}) }
+	add := func(from, to int) { spans = append(spans, span{d.place(from), d.place(to)}) }
 	for _, secret := range e {
 		for from := 0; ; {
 			i := bytes.Index(d.text[from:], []byte(secret))
@@ -159,7 +162,7 @@ func (e echoes) seen(d decoded, spans []span) []span {
 		}
 		for n := min(len(secret)-1, len(d.text)); n >= minEcho; n-- { // it may have been cut in the middle of one
 			if bytes.HasSuffix(d.text, []byte(secret[:n])) {
-				spans = append(spans, span{d.at[len(d.text)-n], d.end})
+				spans = append(spans, span{d.place(len(d.text) - n), d.end})
 				break
 			}
 		}
@@ -209,16 +212,23 @@ func parameter(found, rest []byte) bool {
 	return parameterName.Match(found) && found[len(found)-1] == '=' && (bytes.HasPrefix(rest, []byte(`"`)) || bytes.HasPrefix(rest, []byte(`\"`)))
 }
 
-// decoded is one reading of a text: its byte i stands from at[i] to at[i+1] in the text as it came, which has end bytes.
+// decoded is one reading of a text: its byte i stands from at[i] to at[i+1] in the text as it came, which has end bytes. No at: it is as it came.
 type decoded struct {
 	text []byte
 	at   []int
 	end  int
 }
 
+func (d decoded) place(i int) int {
+	if d.at == nil {
+		return i
+	}
+	return d.at[i]
+}
+
 // decode undoes one way to escape. What was cut at the end is left out: it may be the beginning of anything.
 func (d decoded) decode(escape func([]byte) (plain []byte, size int)) decoded {
-	out := decoded{make([]byte, 0, len(d.text)), make([]int, 0, len(d.at)), d.end}
+	out := decoded{make([]byte, 0, len(d.text)), make([]int, 0, len(d.text)+1), d.end}
 	i := 0
 	for i < len(d.text) {
 		plain, size := escape(d.text[i:])
@@ -229,11 +239,11 @@ func (d decoded) decode(escape func([]byte) (plain []byte, size int)) decoded {
 			break
 		}
 		for range plain {
-			out.at = append(out.at, d.at[i])
+			out.at = append(out.at, d.place(i))
 		}
 		out.text = append(out.text, plain...)
 		i += size
 	}
-	out.at = append(out.at, d.at[i])
+	out.at = append(out.at, d.place(i))
 	return out
 }

@@ -16,6 +16,9 @@ var escapes = []struct {
 	undo func([]byte) (plain []byte, size int)
 }{{`\`, unescapeJSON}, {"&", unescapeHTML}, {"%", unescapePercent}, {"+", unescapeForm}}
 
+// escapeMarks is all of their marks.
+const escapeMarks = `\&%+`
+
 // unescapeJSON reads an escape of a string (RFC 8259, section 7), and the two more that other languages have: \' and \xNN.
 func unescapeJSON(text []byte) ([]byte, int) {
 	if text[0] != '\\' {
