@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -28,6 +29,21 @@ type admin struct {
 	JSON      bool          `name:"json" help:"Print what the API answers, as it is."`
 }
 
+// ident is an id that becomes one segment of a path. What could be none, such as "..", would make another request of it: the end of a
+// replay would be that of its endpoint.
+type ident string
+
+var identForm = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// UnmarshalText takes what the relay takes and makes as an id. It does not quote what is none: that may be a secret.
+func (i *ident) UnmarshalText(text []byte) error {
+	if !identForm.Match(text) {
+		return errors.New("is no id: 1 to 64 of A-Z a-z 0-9 _ - are needed")
+	}
+	*i = ident(text)
+	return nil
+}
+
 // maxAnswer bounds an answer of the API, and a value that comes from a file.
 const maxAnswer = 64 << 20
 
@@ -36,6 +52,9 @@ func (a *admin) call(ctx context.Context, method, path string, query url.Values,
 	base, err := url.Parse(a.URL)
 	if err != nil || base.Host == "" {
 		return nil, usageError{fmt.Errorf("--relay %q is no URL; write e.g. http://127.0.0.1:8080", a.URL)}
+	}
+	if a.Timeout <= 0 {
+		return nil, usageError{fmt.Errorf("--timeout %v leaves no time for an answer: give e.g. 1m", a.Timeout)}
 	}
 	token, err := a.token()
 	if err != nil {
@@ -85,7 +104,32 @@ func (a *admin) call(ctx context.Context, method, path string, query url.Values,
 	if resp.StatusCode == http.StatusUnauthorized && token == "" {
 		return nil, errors.New("the relay wants a token: give RELAY_TOKEN, or --token-file")
 	}
-	return nil, errors.New(refused.Message)
+	return nil, &refusal{resp.StatusCode, refused.Message}
+}
+
+// refusal is what the relay says where it does not do what it was asked.
+type refusal struct {
+	status  int
+	message string
+}
+
+func (r *refusal) Error() string { return r.message }
+
+// inFlags is an error in the words of a command: what the relay finds at a field is a fault of the flag that has set it. flags is by field.
+func inFlags(err error, flags map[string]string) error {
+	var r *refusal
+	if !errors.As(err, &r) {
+		return err
+	}
+	faults := strings.Split(r.message, "; ")
+	for i, fault := range faults {
+		at, text, ok := strings.Cut(fault, ": ")
+		field, _, _ := strings.Cut(at, "[") // or one of a list
+		if flag := flags[field]; ok && flag != "" {
+			faults[i] = flag + strings.TrimPrefix(at, field) + ": " + text
+		}
+	}
+	return &refusal{r.status, strings.Join(faults, "; ")}
 }
 
 func (a *admin) token() (string, error) {

@@ -21,6 +21,9 @@ func (c *checkCmd) Help() string {
 }
 
 func (c *checkCmd) Run(ctx context.Context, e env) error {
+	if c.Timeout <= 0 {
+		return usageError{fmt.Errorf("--timeout %v leaves no time for a check: give e.g. 20s", c.Timeout)}
+	}
 	cfg, source, err := c.load(e)
 	if err != nil {
 		return err

@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"reflect"
 	"strings"
 
 	"github.com/nex-crm/relay/internal/api"
+	"github.com/nex-crm/relay/internal/config"
 )
 
 const endpointsPath = "/api/v1/endpoints"
@@ -30,11 +32,11 @@ type endpointsCmd struct {
 }
 
 type oneEndpoint struct {
-	ID string `arg:"" help:"The endpoint's id."`
+	ID ident `arg:"" help:"The endpoint's id."`
 }
 
 func (e oneEndpoint) path(more ...string) string {
-	return endpointsPath + "/" + url.PathEscape(e.ID) + strings.Join(more, "")
+	return endpointsPath + "/" + string(e.ID) + strings.Join(more, "")
 }
 
 type endpointsList struct {
@@ -42,7 +44,7 @@ type endpointsList struct {
 	Workspace string `help:"Only those that get events of this workspace."`
 	State     string `help:"Only those that are active, paused or disabled."`
 	Source    string `help:"Only those of the config file (config), or made over the API (api)."`
-	Limit     int    `short:"n" help:"At most so many; 0 = all."`
+	Limit     uint   `short:"n" help:"At most so many; 0 = all."`
 }
 
 func (c *endpointsList) Run(ctx context.Context, e env) error {
@@ -52,13 +54,14 @@ func (c *endpointsList) Run(ctx context.Context, e env) error {
 			query.Set(key, value)
 		}
 	}
-	return listed(ctx, &c.admin, e.stdout, endpointsPath, query, c.Limit, "ID\tSTATE\tSOURCE\tEVENTS\tWORKSPACES\tURL", func(one *api.Endpoint) []any {
+	err := listed(ctx, &c.admin, e.stdout, endpointsPath, query, int(c.Limit), "ID\tSTATE\tSOURCE\tEVENTS\tWORKSPACES\tURL", func(one *api.Endpoint) []any {
 		workspaces := "all"
 		if len(one.Workspaces) > 0 {
 			workspaces = strings.Join(one.Workspaces, ",")
 		}
 		return []any{one.ID, one.State, one.Source, strings.Join(one.Events, ","), workspaces, printable(one.URL, 80)}
 	})
+	return inFlags(err, listFlags)
 }
 
 type endpointsShow struct {
@@ -150,7 +153,8 @@ func (c *endpointsChange) Run(ctx context.Context, e env) error {
 	if err != nil {
 		return err
 	}
-	if c.Revision == 0 {
+	given := c.Revision != 0
+	if !given {
 		answer, err := c.call(ctx, "GET", c.path(), nil, nil)
 		if err != nil {
 			return err
@@ -165,7 +169,15 @@ func (c *endpointsChange) Run(ctx context.Context, e env) error {
 	if c.Revision == 0 { // of the config file: the relay says so
 		match = "*"
 	}
-	return c.do(ctx, e, "PATCH", c.path(), body, "If-Match", match)
+	err = c.do(ctx, e, "PATCH", c.path(), body, "If-Match", match)
+	var r *refusal
+	switch {
+	case !errors.As(err, &r) || r.status != http.StatusPreconditionFailed:
+		return err
+	case given:
+		return fmt.Errorf("--revision %d is not the endpoint's: it was changed since; look at it with relay endpoints show %s, and give the one that it has", c.Revision, c.ID)
+	}
+	return fmt.Errorf("%s was changed by somebody else just now: look at it with relay endpoints show %s, and try again", c.ID, c.ID)
 }
 
 type endpointsDelete struct {
@@ -184,7 +196,7 @@ type endpointsEnable struct {
 }
 
 func (c *endpointsEnable) Run(ctx context.Context, e env) error {
-	return c.do(ctx, e, "POST", c.path("/enable"), api.Enable{Resume: c.Resume})
+	return inFlags(c.do(ctx, e, "POST", c.path("/enable"), api.Enable{Resume: c.Resume}), map[string]string{"resume": "--resume"})
 }
 
 type endpointsPause struct {
@@ -219,13 +231,18 @@ func (c *endpointsTest) Run(ctx context.Context, e env) error {
 type endpointsRotate struct {
 	admin
 	oneEndpoint
-	Fields []string `arg:"" optional:"" name:"field=value" help:"secret=@FILE, signing_key=@FILE, signatures=v1,v1a, overlap=24h, revoke=true."`
+	Fields []string `arg:"" optional:"" name:"field=value" help:"secret=@FILE, signing_key=@FILE, signatures=v1,v1a, overlap=24h or 7d, revoke=true."`
 }
 
 func (c *endpointsRotate) Run(ctx context.Context, e env) error {
 	body, err := fields(reflect.TypeFor[api.RotateSecret](), c.Fields)
 	if err != nil {
 		return err
+	}
+	if text, ok := body["overlap"].(string); ok {
+		if d, err := config.ParseDuration(text); err == nil { // with days, as in the file
+			body["overlap"] = d.String()
+		}
 	}
 	return c.do(ctx, e, "POST", c.path("/rotate-secret"), body)
 }

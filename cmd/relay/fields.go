@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -19,10 +20,10 @@ func fields(t reflect.Type, args []string) (map[string]any, error) {
 		kinds[name] = t.Field(i).Type
 	}
 	body := map[string]any{}
-	for _, arg := range args {
+	for i, arg := range args {
 		key, text, ok := strings.Cut(arg, "=")
-		if !ok {
-			return nil, usageError{fmt.Errorf("%q: KEY=VALUE is needed", arg)}
+		if !ok || !keyForm.MatchString(key) || strings.HasPrefix(key, "whs") { // a secret in base64 may end with a =
+			return nil, usageError{fmt.Errorf("field %d of %d is no KEY=VALUE: write e.g. url=https://example.com, or secret=@FILE", i+1, len(args))}
 		}
 		if file, is := strings.CutPrefix(text, "@"); is {
 			content, err := readValue(file)
@@ -55,6 +56,9 @@ func fields(t reflect.Type, args []string) (map[string]any, error) {
 	}
 	return body, nil
 }
+
+// keyForm is what a key looks like. What has another form is not quoted in an error: it may be a secret.
+var keyForm = regexp.MustCompile(`^[a-zA-Z]+(_[a-zA-Z]+){0,3}(\..*)?$`)
 
 func deref(t reflect.Type) reflect.Type {
 	if t.Kind() == reflect.Pointer {

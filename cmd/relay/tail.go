@@ -12,14 +12,14 @@ import (
 )
 
 type tailCmd struct {
-	Subject string        `arg:"" optional:"" default:"nex.>" help:"Subject, wildcards allowed: nex.acme.insight.>, nex.*.insight.risk, nex.*.relay.>."`
-	NATS    string        `name:"nats" env:"RELAY_TAIL_NATS" default:"nats://127.0.0.1:4222" help:"NATS URL; the default is a relay's embedded server."`
-	Creds   string        `type:"path" help:"NATS credentials file."`
-	Token   string        `env:"RELAY_TAIL_TOKEN" help:"NATS token; better given as RELAY_TAIL_TOKEN."`
-	Since   time.Duration `help:"Begin with what is already in the log and not older than this, e.g. 1h."`
-	Last    bool          `help:"Begin with the last event of each subject."`
-	JSON    bool          `name:"json" help:"Print each event as its JSON, one a line."`
-	Count   int           `short:"n" help:"End after this many events."`
+	Subject string `arg:"" optional:"" default:"nex.>" help:"Subject, wildcards allowed: nex.acme.insight.>, nex.*.insight.risk, nex.*.relay.>."`
+	NATS    string `name:"nats" env:"RELAY_TAIL_NATS" default:"nats://127.0.0.1:4222" help:"NATS URL; the default is a relay's embedded server."`
+	Creds   string `type:"path" help:"NATS credentials file."`
+	Token   string `env:"RELAY_TAIL_TOKEN" help:"NATS token; better given as RELAY_TAIL_TOKEN."`
+	Since   age    `help:"Begin with what is already in the log and not older than this, e.g. 1h or 7d."`
+	Last    bool   `help:"Begin with the last event of each subject."`
+	JSON    bool   `name:"json" help:"Print each event as its JSON, one a line."`
+	Count   int    `short:"n" help:"End after this many events."`
 }
 
 func (c *tailCmd) Run(ctx context.Context, e env) error {
@@ -44,7 +44,7 @@ func (c *tailCmd) Run(ctx context.Context, e env) error {
 	}
 	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: []string{c.Subject}, DeliverPolicy: jetstream.DeliverNewPolicy}
 	if c.Since > 0 {
-		start := time.Now().Add(-c.Since)
+		start := time.Now().Add(-time.Duration(c.Since))
 		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &start
 	}
 	if c.Last {

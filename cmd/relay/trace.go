@@ -1,10 +1,11 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -18,7 +19,7 @@ type traceCmd struct {
 	admin
 	Event    string `arg:"" help:"The event's id: evt_…, or a receiver's webhook-id."`
 	Endpoint string `help:"Only its way to this endpoint."`
-	Since    since  `help:"It is not older: 2h, or a time. The log is searched from its end."`
+	Since    since  `help:"It is not older: 2h, 7d, or a time. The log is searched from its end."`
 }
 
 func (c *traceCmd) Help() string {
@@ -33,64 +34,89 @@ type step struct {
 }
 
 func (c *traceCmd) Run(ctx context.Context, e env) error {
-	query := func(key string) url.Values {
-		q := url.Values{key: {c.Event}}
-		c.Since.put(q, "from")
-		if key == "event" && c.Endpoint != "" {
-			q.Set("endpoint", c.Endpoint)
-		}
-		return q
+	t := trace{asJSON: c.JSON}
+	if err := c.read(ctx, &t); err != nil {
+		return inFlags(err, listFlags)
 	}
-	table := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
-	var steps []step
-	found := false
-	err := pages(ctx, &c.admin, "/api/v1/events", query("id"), 0, func(list []api.StoredEvent) error {
-		for _, stored := range list {
-			found = true
-			steps = append(steps, logged(table, &stored)...)
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	q := query("event")
-	if !found { // attempts may be recorded for longer than the log keeps their event
-		fmt.Fprintf(table, "event\t%s is not in the log, or no more\n", c.Event)
-	}
-	err = pages(ctx, &c.admin, "/api/v1/attempts", q, 0, func(list []api.Attempt) error {
-		for _, a := range list {
-			steps = append(steps, step{a.At, fmt.Sprint("attempt ", a.Attempt.Attempt), attempted(&a)})
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	err = pages(ctx, &c.admin, deadPath, query("event"), 0, func(list []api.DeadLetter) error {
-		for _, d := range list {
-			steps = append(steps, step{d.At, "dead letter", fmt.Sprintf("%s: %s after %s, %s; relay dead retry %d", d.Endpoint, d.Class, plural(d.Attempts, "attempt"), d.Reason, d.ID)})
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	slices.SortStableFunc(steps, func(a, b step) int { return cmp.Or(a.at.Compare(b.at)) })
-	for _, s := range steps {
-		fmt.Fprintf(table, "%s\t%s\t%s\n", s.at.Local().Format(time.DateTime), s.what, s.text)
-	}
-	if err := table.Flush(); err != nil {
-		return err
-	}
-	if len(steps) == 0 {
+	if t.empty() {
 		return fmt.Errorf("nothing is known of %s", c.Event)
 	}
-	return nil
+	return t.print(e.stdout, c.Event)
 }
 
-// logged prints what an event is, and answers how it came into the log.
-func logged(out *tabwriter.Writer, stored *api.StoredEvent) []step {
+// read asks for the event, its attempts and its dead letters. Attempts may be recorded for longer than the log keeps their event.
+func (c *traceCmd) read(ctx context.Context, t *trace) error {
+	about, endpoint := url.Values{"id": {c.Event}}, url.Values{"event": {c.Event}}
+	if c.Endpoint != "" {
+		endpoint.Set("endpoint", c.Endpoint)
+	}
+	for _, query := range []url.Values{about, endpoint} {
+		c.Since.put(query, "from")
+	}
+	letters := maps.Clone(endpoint) // each list keeps its cursor in its query
+	if err := traced(ctx, c, t, "/api/v1/events", about, func(one *api.StoredEvent) { t.logged(one) }); err != nil {
+		return err
+	}
+	err := traced(ctx, c, t, "/api/v1/attempts", endpoint, func(a *api.Attempt) {
+		t.steps = append(t.steps, step{a.At, fmt.Sprint("attempt ", a.Attempt.Attempt), attempted(a)})
+	})
+	if err != nil {
+		return err
+	}
+	return traced(ctx, c, t, deadPath, letters, func(d *api.DeadLetter) {
+		t.steps = append(t.steps, step{d.At, "dead letter", fmt.Sprintf("%s: %s after %s, %s; relay dead retry %d", d.Endpoint, d.Class, plural(d.Attempts, "attempt"), d.Reason, d.ID)})
+	})
+}
+
+// traced takes a list into a trace.
+func traced[T any](ctx context.Context, c *traceCmd, t *trace, path string, query url.Values, take func(*T)) error {
+	return pages(ctx, &c.admin, path, query, 0, func(list []json.RawMessage) error {
+		for _, raw := range list {
+			t.raw = append(t.raw, raw)
+			one := new(T)
+			if err := json.Unmarshal(raw, one); err != nil {
+				return fmt.Errorf("read %s: %w", path, err)
+			}
+			take(one)
+		}
+		return nil
+	})
+}
+
+// trace is what is known of an event.
+type trace struct {
+	asJSON bool
+	raw    []json.RawMessage // the event, its attempts, its dead letters, as the relay answers them
+	about  strings.Builder   // what the event is, in rows of cells
+	steps  []step
+}
+
+func (t *trace) empty() bool { return len(t.raw) == 0 }
+
+func (t *trace) print(out io.Writer, event string) error {
+	if t.asJSON {
+		for _, raw := range t.raw {
+			if err := shown(out, true, raw); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	if t.about.Len() == 0 {
+		fmt.Fprintf(&t.about, "event\t%s is not in the log, or no more\n", event)
+	}
+	fmt.Fprint(table, t.about.String())
+	slices.SortStableFunc(t.steps, func(a, b step) int { return a.at.Compare(b.at) })
+	for _, s := range t.steps {
+		fmt.Fprintf(table, "%s\t%s\t%s\n", s.at.Local().Format(time.DateTime), s.what, s.text)
+	}
+	return table.Flush()
+}
+
+// logged takes what an event is, and how it came into the log.
+func (t *trace) logged(stored *api.StoredEvent) {
+	out := &t.about
 	var event struct {
 		ID, Type, Source, Subject string
 		Time                      time.Time
@@ -101,15 +127,18 @@ func logged(out *tabwriter.Writer, stored *api.StoredEvent) []step {
 		fmt.Fprintf(out, "trace\t%s\n", parts[1])
 	}
 	fmt.Fprintln(out)
-	steps := []step{{stored.Stored, "logged", "the log has taken it"}}
+	t.steps = append(t.steps, step{stored.Stored, "logged", "the log has taken it"})
 	if stored.Received != nil {
 		came := map[string]string{"stream": "over the stream", "replay": "in the replay after a connect", "rest": "over REST, when a gap was filled"}
-		steps = append(steps, step{*stored.Received, "received", came[stored.Via]})
+		t.steps = append(t.steps, step{*stored.Received, "received", came[stored.Via]})
 	}
 	if !event.Time.IsZero() && !event.Time.After(stored.Stored) {
-		steps = append(steps, step{event.Time, "emitted", "by Nex"})
+		by := "by Nex"
+		if strings.HasPrefix(event.Type, "nex.relay.") {
+			by = "by the relay"
+		}
+		t.steps = append(t.steps, step{event.Time, "emitted", by})
 	}
-	return steps
 }
 
 func attempted(a *api.Attempt) string {

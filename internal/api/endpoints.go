@@ -39,7 +39,7 @@ type NewEndpoint struct {
 	ClientKey   string            `json:"client_key,omitempty" doc:"PEM; with client_cert."`
 	Timeout     string            `json:"timeout,omitempty" doc:"Of an attempt, 100ms to 5m." example:"10s"`
 	MaxInFlight int               `json:"max_in_flight,omitempty" doc:"Attempts at once, up to 1024; 0 is the relay's default."`
-	Headers     map[string]string `json:"headers,omitempty" doc:"Sent with every webhook."`
+	Headers     map[string]string `json:"headers,omitempty" doc:"Sent with every webhook; 8 KiB at most, names and values together."`
 	Enabled     *bool             `json:"enabled,omitempty" doc:"false begins paused; true is the default."`
 }
 

@@ -86,7 +86,7 @@ const SyncAlways = "always"
 
 // SyncInterval is Sync as a duration, 0 for [SyncAlways].
 func (e *Embedded) SyncInterval() time.Duration {
-	d, _ := parseDuration(e.Sync) // judged by Load
+	d, _ := ParseDuration(e.Sync) // judged by Load
 	return d
 }
 

@@ -59,6 +59,7 @@ func find(explicit string, candidates ...string) (string, error) {
 func Load(s Source) (*Config, error) {
 	var problems Problems
 	raw, empty := s.merge(&problems)
+	keepEmptyBounds(raw)
 	schema().prune(raw, "", &problems)
 	cfg := Default()
 	decode(raw, &cfg, &problems)
@@ -71,6 +72,19 @@ func Load(s Source) (*Config, error) {
 	cfg.resolveSecrets(s.Env, dir, &problems)
 	cfg.validate(&problems)
 	return &cfg, problems.Err()
+}
+
+// keepEmptyBounds makes an empty list of tokens[].workspaces with nothing behind it. Elsewhere that is as if the key were left out, but a
+// token would see all workspaces then, that was to be bound to some: it is for validate to refuse.
+func keepEmptyBounds(raw map[string]any) {
+	tokens, _ := raw["tokens"].([]any)
+	for _, one := range tokens {
+		if token, ok := one.(map[string]any); ok {
+			if bounds, given := token["workspaces"]; given && bounds == nil {
+				token["workspaces"] = []any{}
+			}
+		}
+	}
 }
 
 // merge puts the layers on each other; the defaults are not among them, since they are in the struct already. empty tells that there
@@ -246,7 +260,7 @@ func decodeValue(from, to reflect.Type, data any) (any, error) {
 			}
 			return nil, fmt.Errorf("%v has no unit; write e.g. 5s, 5m, 2h, 7d", data)
 		}
-		return parseDuration(text)
+		return ParseDuration(text)
 	case to == reflect.TypeFor[ByteSize]() && isText:
 		return parseByteSize(text)
 	case to == reflect.TypeFor[ByteSize]() && from.Kind() == reflect.Int:

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 )
 
@@ -52,12 +54,13 @@ func (c *Config) secretRefs() []secretRef {
 // resolveSecrets fills in what comes from the environment or a file, and makes every file's path absolute or relative to
 // the working directory. Paths in the file are relative to the file.
 func (c *Config) resolveSecrets(environ []string, dir string, p *Problems) {
-	paths := []*string{&c.NATS.CredentialsFile, &c.NATS.TLS.CAFile, &c.NATS.TLS.CertFile, &c.NATS.TLS.KeyFile, &c.Webhooks.CAFile}
-	for i := range c.Endpoints {
-		paths = append(paths, &c.Endpoints[i].ClientCertFile, &c.Endpoints[i].ClientKeyFile, &c.Endpoints[i].TemplateFile)
-	}
-	for _, path := range paths {
-		if *path != "" {
+	for key, path := range c.paths() {
+		switch {
+		case *path == "":
+		case looksSecret(*path):
+			p.Addf(key, "holds a secret, or what should stand in the file, and not its name")
+			*path = "" // nobody is to look for it and say that it is not there
+		default:
 			*path = under(dir, *path)
 			c.files = append(c.files, *path)
 		}
@@ -69,15 +72,16 @@ func (c *Config) resolveSecrets(environ []string, dir string, p *Problems) {
 				given++
 			}
 		}
-		if *ref.file != "" {
-			*ref.file = under(dir, *ref.file)
+		named := *ref.file
+		if named != "" {
+			*ref.file = under(dir, named)
 			c.files = append(c.files, *ref.file)
 		}
 		if given > 1 {
 			p.Addf(ref.key, "is given more than once: keep one of %s, %s_env, %s_file", last(ref.key), last(ref.key), last(ref.key))
 			continue
 		}
-		if text, key, err := ref.read(environ); err != nil {
+		if text, key, err := ref.read(environ, named); err != nil {
 			p.Addf(key, "%v", err)
 		} else if text != "" {
 			*ref.value = NewSecret(text)
@@ -85,24 +89,71 @@ func (c *Config) resolveSecrets(environ []string, dir string, p *Problems) {
 	}
 }
 
-// read answers the secret from the environment or a file; empty if it comes from neither. key is where an error belongs.
-func (r secretRef) read(environ []string) (text, key string, err error) {
+// paths is every key that names a file which holds no secret in one word.
+func (c *Config) paths() iter.Seq2[string, *string] {
+	return func(yield func(string, *string) bool) {
+		n, w := &c.NATS, &c.Webhooks
+		ok := yield("nats.credentials_file", &n.CredentialsFile) && yield("nats.tls.ca_file", &n.TLS.CAFile) && yield("nats.tls.cert_file", &n.TLS.CertFile) &&
+			yield("nats.tls.key_file", &n.TLS.KeyFile) && yield("webhooks.ca_file", &w.CAFile)
+		for i := 0; ok && i < len(c.Endpoints); i++ {
+			e, at := &c.Endpoints[i], fmt.Sprintf("endpoints[%d].", i)
+			ok = yield(at+"client_cert_file", &e.ClientCertFile) && yield(at+"client_key_file", &e.ClientKeyFile) && yield(at+"template_file", &e.TemplateFile)
+		}
+	}
+}
+
+// read answers the secret from the environment or a file, which is called so in the configuration; empty if it comes from neither. key is
+// where an error belongs. It does not quote what may be the secret itself, given under the wrong key.
+func (r secretRef) read(environ []string, named string) (text, key string, err error) {
 	switch {
 	case *r.env != "":
 		key = r.key + "_env"
+		if !envName.MatchString(*r.env) {
+			return "", key, fmt.Errorf("is no name of an environment variable; give the secret itself as %s", last(r.key))
+		}
 		for _, kv := range environ {
 			if name, value, _ := strings.Cut(kv, "="); name == *r.env {
 				text = value
 			}
 		}
-		if text == "" {
+		switch {
+		case text != "":
+		case looksSecret(*r.env) || looksRandom(*r.env):
+			err = fmt.Errorf("the environment variable of that name is not set or empty; give the secret itself as %s", last(r.key))
+		default:
 			err = fmt.Errorf("the environment variable %s is not set or empty", *r.env)
 		}
 	case *r.file != "":
 		key = r.key + "_file"
 		text, err = readSecret(*r.file)
+		if err != nil && (looksSecret(named) || len(named) > 20 && !strings.ContainsAny(named, `./\`)) {
+			err = fmt.Errorf("the file of that name cannot be read; give the secret itself as %s", last(r.key))
+		}
 	}
 	return text, key, err
+}
+
+var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// looksSecret tells of a value that begins as secrets do, or is a whole PEM file.
+func looksSecret(value string) bool {
+	for _, begin := range [...]string{"whsec_", "whsk_", "whev_", "sk-", "sk_"} {
+		if strings.HasPrefix(value, begin) {
+			return true
+		}
+	}
+	return strings.Contains(value, "-----BEGIN") || strings.Contains(value, "\n")
+}
+
+// looksRandom tells of a name that nobody would think of: long, and of letters of both cases with digits, or of two of these without a _.
+func looksRandom(name string) bool {
+	kinds := 0
+	for _, kind := range [...]string{"abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "0123456789"} {
+		if strings.ContainsAny(name, kind) {
+			kinds++
+		}
+	}
+	return len(name) > 20 && (kinds == 3 || kinds == 2 && !strings.Contains(name, "_"))
 }
 
 func readSecret(path string) (string, error) {

@@ -122,6 +122,13 @@ workspaces: [{name: a, api_key: "CANARY CANARY"}, {name: b, api_key: CANARYb}, {
 endpoints: [{id: e, secret: CANARY, secret_file: x}, {id: f, secret: {CANARY: 1}}]
 http: {admin_token: CANARY}
 webhooks: {encryption_key: {a: CANARY}}
+`, `
+webhooks: {allow_proxies: ["http://u:CANARY@h:1", "u:CANARY@h:1", "CANARY@h:1", "http://CANARY@h"], ca_file: whsec_CANARY}
+workspaces: [{name: a, api_key_env: sk-CANARY}, {name: b, api_key_env: "CANARY x"}, {name: c, api_key_file: sk-CANARY}, {name: d, api_key_env: sk_CANARY}]
+tokens: [{name: t, token_env: CANARYabcdefghijklmn0123, access: read}, {name: u, token_file: CANARYabcdefghijklmn0123, access: read}]
+endpoints:
+  - {id: e, url: "https://e", secret_file: whsec_CANARY/x.y, client_cert_file: c.pem, client_key_file: "-----BEGIN PRIVATE KEY-----\nCANARY\n"}
+  - {id: f, url: "https://e", secret_env: whsec_CANARY, events_token_env: whev_CANARY}
 `, `nex: {base_url: "https://u:CANARY@a/%zz"}`, `nex: {base_url: "https://u:CANARY@a"}`} {
 		cfg, err := Load(Source{File: write(t, content), Env: []string{"RELAY_HTTP__ADMIN_TOKN=" + canary}, Set: map[string]string{"http.admin_tok": canary}})
 		if len(problemsOf(t, err)) == 0 {
@@ -131,6 +138,58 @@ webhooks: {encryption_key: {a: CANARY}}
 			if strings.Contains(out, canary) {
 				t.Errorf("a secret is shown in:\n%s", out)
 			}
+		}
+	}
+}
+
+// What is given under the wrong key is told by what to do, and a name that is one is told by itself.
+func TestSecretUnderTheWrongKey(t *testing.T) {
+	t.Parallel()
+	for yaml, want := range map[string]string{
+		`api_key_env: sk-0123456789`:                       "api_key_env: is no name of an environment variable; give the secret itself as api_key",
+		`api_key_env: sk_0123456789`:                       "api_key_env: the environment variable of that name is not set or empty; give the secret itself as api_key",
+		`api_key_env: aB3aB3aB3aB3aB3aB3aB3`:               "api_key_env: the environment variable of that name is not set or empty; give the secret itself as api_key",
+		`api_key_env: RELAY_KEY_OF_WORKSPACE_2_PRODUCTION`: "api_key_env: the environment variable RELAY_KEY_OF_WORKSPACE_2_PRODUCTION is not set or empty",
+		`api_key_file: sk-0123456789`:                      "api_key_file: the file of that name cannot be read; give the secret itself as api_key",
+		`api_key_file: a-long-name-of-a-key`:               "api_key_file: open ",
+		`api_key_file: a-name-that-is-far-too-long`:        "api_key_file: the file of that name cannot be read; give the secret itself as api_key",
+		`api_key_file: secrets/a-name-that-is-long`:        "api_key_file: open ",
+		`api_key_file: a-name-that-is-long.key`:            "api_key_file: open ",
+	} {
+		_, err := Load(Source{File: write(t, "workspaces: [{name: a, "+yaml+"}]")})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v\nwant %s", yaml, err, want)
+		}
+	}
+}
+
+// No two doors have one key, and no token is bound to nothing.
+func TestTokensThatOpenTooMuch(t *testing.T) {
+	t.Parallel()
+	const a, b = "token-of-the-test-a", "token-of-the-test-b"
+	token, endpoint := "{name: t, access: read, token: %s}", "{id: %s, url: \"https://e\", secret: whsec_x, events_token: %s}"
+	for name, c := range map[string]struct{ yaml, key, fault string }{
+		"events token is the admin's": {"http: {admin_token: " + a + "}\nendpoints: [" + fmt.Sprintf(endpoint, "e", a) + "]", "endpoints[0].events_token", "same as http.admin_token"},
+		"events token is a token":     {"tokens: [" + fmt.Sprintf(token, a) + "]\nendpoints: [" + fmt.Sprintf(endpoint, "e", a) + "]", "endpoints[0].events_token", "same as tokens[0].token"},
+		"one events token for two":    {"endpoints: [" + fmt.Sprintf(endpoint, "e", a) + ", " + fmt.Sprintf(endpoint, "f", a) + "]", "endpoints[1].events_token", "same as endpoints[0].events_token"},
+		"all apart":                   {yaml: "http: {admin_token: " + a + "}\nendpoints: [" + fmt.Sprintf(endpoint, "e", b) + "]"},
+		"no workspaces":               {"tokens: [{name: t, access: read, token: " + a + ", workspaces: []}]", "tokens[0].workspaces", "is empty"},
+		"nothing as workspaces":       {"tokens: [{name: t, access: read, token: " + a + ", workspaces: }]", "tokens[0].workspaces", "is empty"},
+		"an empty text":               {"tokens: [{name: t, access: read, token: " + a + ", workspaces: \"\"}]", "tokens[0].workspaces", "is empty"},
+		"one workspace":               {yaml: "workspaces: [{name: a, api_key: k}]\ntokens: [{name: t, access: read, token: " + a + ", workspaces: [a]}]"},
+		"all workspaces":              {yaml: "tokens: [{name: t, access: read, token: " + a + "}]"},
+	} {
+		_, err := Load(Source{File: write(t, c.yaml)})
+		switch {
+		case c.fault == "" && err != nil:
+			t.Errorf("%s: %v", name, err)
+		case c.fault != "" && !has(problemsOf(t, err), c.key, c.fault):
+			t.Errorf("%s: %v", name, err)
+		case c.fault != "" && len(problemsOf(t, err)) > 1:
+			t.Errorf("%s: %v", name, err)
+		}
+		if err != nil && strings.Contains(err.Error(), a) {
+			t.Errorf("%s shows the token", name)
 		}
 	}
 }

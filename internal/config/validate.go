@@ -125,7 +125,7 @@ func (n *NATS) validate(p *Problems) {
 
 func (e *Embedded) validate(p *Problems) {
 	if e.Sync != SyncAlways {
-		d, err := parseDuration(e.Sync)
+		d, err := ParseDuration(e.Sync)
 		if err != nil {
 			p.Addf("nats.embedded.sync", "%q: write always or a duration such as 1s", e.Sync)
 		} else {
@@ -189,8 +189,11 @@ func (w *Webhooks) validate(p *Problems) {
 		p.Addf("webhooks.origin", "%q: must be a name such as relay.example.com", w.Origin)
 	}
 	for i, addr := range w.AllowProxies {
-		if _, port, err := net.SplitHostPort(addr); err != nil || port == "" {
-			p.Addf(fmt.Sprintf("webhooks.allow_proxies[%d]", i), "%q is no host:port", addr)
+		key := fmt.Sprintf("webhooks.allow_proxies[%d]", i)
+		if strings.ContainsAny(addr, "@/") { // it may be a whole URL, with a login
+			p.Addf(key, "is no host:port: leave out scheme, login and path; write e.g. proxy.internal:3128")
+		} else if _, port, err := net.SplitHostPort(addr); err != nil || port == "" {
+			p.Addf(key, "%q is no host:port; write e.g. proxy.internal:3128", addr)
 		}
 	}
 	for i, text := range w.AllowNetworks {
@@ -295,12 +298,23 @@ func (c *Config) validateTokens(workspaces []string, p *Problems) {
 			values[t.Token.Reveal()] = at + "token"
 			longEnough(p, at+"token", t.Token)
 		}
+		if t.Workspaces != nil && len(t.Workspaces) == 0 {
+			p.Addf(at+"workspaces", "is empty, which would be all of them: name some, or leave it out for all")
+		}
 		oneOf(p, at+"access", t.Access, AccessRead, AccessWrite)
 		for j, name := range t.Workspaces {
 			if !slices.Contains(workspaces, token(name)) {
 				p.Addf(fmt.Sprintf("%sworkspaces[%d]", at, j), "%q is no workspace of this file", name)
 			}
 		}
+	}
+	for i := range c.Endpoints {
+		token, key := c.Endpoints[i].EventsToken, fmt.Sprintf("endpoints[%d].events_token", i)
+		if other, twice := values[token.Reveal()]; token.IsSet() && twice {
+			p.Addf(key, "is the same as %s: who has it could do both; make one for each", other)
+			continue
+		}
+		values[token.Reveal()] = key
 	}
 }
 

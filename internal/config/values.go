@@ -69,8 +69,8 @@ func (b ByteSize) String() string {
 
 var dayForm = regexp.MustCompile(`^(\d{1,5})d`)
 
-// parseDuration is time.ParseDuration with leading days: 7d, 1d12h.
-func parseDuration(s string) (time.Duration, error) {
+// ParseDuration is time.ParseDuration with leading days: 7d, 1d12h.
+func ParseDuration(s string) (time.Duration, error) {
 	text, days := strings.TrimSpace(s), time.Duration(0)
 	if m := dayForm.FindStringSubmatch(text); m != nil {
 		n, _ := strconv.Atoi(m[1])

@@ -35,12 +35,12 @@ func TestParseDuration(t *testing.T) {
 		"0": 0, "0s": 0, "5s": 5 * time.Second, "1h30m": 90 * time.Minute, "7d": 168 * time.Hour, "1d12h": 36 * time.Hour,
 		" 5m ": 5 * time.Minute, "-5s": -5 * time.Second, "1.5s": 1500 * time.Millisecond,
 	} {
-		if got, err := parseDuration(text); err != nil || got != want {
+		if got, err := ParseDuration(text); err != nil || got != want {
 			t.Errorf("%q: %v, want %v (%v)", text, got, want, err)
 		}
 	}
 	for _, text := range []string{"", "5", "d", "1.5d", "1d-2h", "1d+2h", "soon", "-1d", "99999d300h9999999999h", "1d 2h"} {
-		if got, err := parseDuration(text); err == nil {
+		if got, err := ParseDuration(text); err == nil {
 			t.Errorf("%q passes as %v", text, got)
 		}
 	}
@@ -85,11 +85,11 @@ func FuzzParseDuration(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		d, err := parseDuration(s)
+		d, err := ParseDuration(s)
 		if err != nil {
 			return
 		}
-		if back, err := parseDuration(d.String()); err != nil || back != d {
+		if back, err := ParseDuration(d.String()); err != nil || back != d {
 			t.Fatalf("%q is %v, which reads as %v (%v)", s, d, back, err)
 		}
 	})

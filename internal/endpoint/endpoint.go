@@ -39,6 +39,7 @@ type Endpoint struct {
 	EventsToken string
 	// Retired are secrets that were replaced and sign on until a time.
 	Retired []Retired
+	// Headers are sent with every webhook: at most [webhook.MaxHeaders] of them.
 	Headers map[string]string
 	// Handshake asks the receiver first whether it wants deliveries (CloudEvents, OPTIONS).
 	Handshake bool
@@ -233,8 +234,11 @@ func (e *Endpoint) Validate(limits Limits) error {
 	if len(e.Secrets) == 0 {
 		bad("secret", "is missing; give one of the form whsec_<base64 of 24 to 64 bytes>, or a signing key whsk_…")
 	}
-	if err := webhook.ValidateHeaders(e.Headers); err != nil {
-		bad("headers", "%v", err)
+	var headers interface{ Unwrap() []error }
+	if errors.As(webhook.ValidateHeaders(e.Headers), &headers) {
+		for _, err := range headers.Unwrap() {
+			bad("headers", "%v", err)
+		}
 	}
 	if e.Timeout < 0 || e.Timeout > maxTimeout {
 		bad("timeout", "%v is outside 0s (the default) to %v", e.Timeout, maxTimeout)

@@ -65,10 +65,10 @@ func TestValidateNamesEveryFault(t *testing.T) {
 	}
 	bad := &endpoint.Endpoint{
 		ID: "a.b", URL: "http://example.com", Description: strings.Repeat("x", 2000), Events: []string{"nex.insight.*", "oops"},
-		Workspaces: []string{"acme", "Acme"}, Headers: map[string]string{"webhook-id": "mine"}, Timeout: time.Hour, MaxInFlight: -1,
+		Workspaces: []string{"acme", "Acme"}, Headers: map[string]string{"webhook-id": "mine", "a b": ""}, Timeout: time.Hour, MaxInFlight: -1,
 	}
 	err := bad.Validate(endpoint.Limits{})
-	for _, field := range []string{"id: ", "url: ", "description: ", "events[1]: ", "workspaces[1]: ", "secret: ", "headers: ", "timeout: ", "max_in_flight: "} {
+	for _, field := range []string{"id: ", "url: ", "description: ", "events[1]: ", "workspaces[1]: ", "secret: ", `headers: header "a b"`, `headers: header "webhook-id"`, "timeout: ", "max_in_flight: "} {
 		if err == nil || !strings.Contains("\n"+err.Error(), "\n"+field) {
 			t.Errorf("%q is not named in %v", field, err)
 		}

@@ -246,7 +246,7 @@ type Result struct {
 	// Duration is from the start to the end of the answer.
 	Duration time.Duration
 	// Body is the beginning of the answer, as far as the sender keeps it. Foreign bytes: they may be no text. What it quotes of the
-	// endpoint's own headers is redacted.
+	// request's secrets is redacted.
 	Body []byte
 	// Sent is what is to be recorded of the request, nil if none could be made. Whether it was sent tells the outcome.
 	Sent *Sent

@@ -19,8 +19,10 @@ func TestWhatIsRecordedIsWhatWasSent(t *testing.T) {
 		w.Header().Set("X-Request-Id", "r-1")
 		w.Header().Set("Set-Cookie", "s="+secret)
 		w.Header().Set("X-Echo", r.Header.Get("X-Tenant"))
+		w.Header().Set("X-Url", strings.ReplaceAll(r.URL.RequestURI(), "-", "%2d"))
 		w.WriteHeader(http.StatusBadRequest)
-		_, _ = w.Write([]byte("you sent " + r.Header.Get("Authorization") + " and " + r.Header.Get("X-Tenant")))
+		_, _ = w.Write([]byte("you sent " + r.Header.Get("Authorization") + " and " + r.Header.Get("X-Tenant") + " to &lt;" +
+			strings.ReplaceAll(r.URL.RequestURI(), "-", "&#45;")))
 	})
 	s := newSender(t, nil)
 	r := request(t, srv.URL+"/hook?token="+secret)
@@ -35,7 +37,7 @@ func TestWhatIsRecordedIsWhatWasSent(t *testing.T) {
 	if err != nil || strings.Contains(string(record), secret) {
 		t.Errorf("a secret is kept: %s %v", record, err)
 	}
-	if string(got.Body) != "you sent [redacted] and [redacted]" || got.Header["x-request-id"] != "r-1" || got.Header["set-cookie"] != webhook.Redacted || got.Header["x-echo"] != webhook.Redacted {
+	if string(got.Body) != "you sent [redacted] and [redacted] to &lt;/hook?token=[redacted]" || got.Header["x-url"] != webhook.Redacted || got.Header["x-request-id"] != "r-1" || got.Header["set-cookie"] != webhook.Redacted || got.Header["x-echo"] != webhook.Redacted {
 		t.Errorf("answer %q, %v", got.Body, got.Header)
 	}
 	if got.Sent.URL != srv.URL+"/hook" || got.Sent.Size != len(r.Body) || got.Sent.Sum != webhook.BodySum(r.Body) {

@@ -1,7 +1,6 @@
 package webhook
 
 import (
-	"bytes"
 	"hash/crc32"
 	"net/http"
 	"net/url"
@@ -23,9 +22,6 @@ const (
 	maxShownBytes     = 4 << 10
 	maxShownDelivered = 256
 )
-
-// minEcho is the length from which a value of the endpoint's own headers is looked for in the answer: shorter ones occur by chance.
-const minEcho = 8
 
 // Sent is a request as it is recorded, for each delivery: without what is secret, and without what the rest of the record, or the
 // event, tells. [Sent.Complete] makes Method and Headers of it.
@@ -70,9 +66,12 @@ func sentOf(r *Request, h http.Header) *Sent {
 
 // keep takes over what is to be recorded of a request and its answer.
 func (r *Result) keep(req *Request, sent, answer http.Header) {
-	echoes := echoesOf(req.Header)
-	r.Sent, r.Header = sentOf(req, sent), shownAnswer(answer, echoes, r.Outcome == Delivered)
-	r.Body = withoutEchoes(r.Body, echoes)
+	r.Sent = sentOf(req, sent)
+	if len(answer) == 0 && len(r.Body) == 0 {
+		return
+	}
+	secrets := echoesOf(req)
+	r.Header, r.Body = shownAnswer(answer, secrets, r.Outcome == Delivered), secrets.without(r.Body)
 }
 
 // Complete adds what the rest of the record tells. Headers of CloudEvents in binary mode stay away: the event has them.
@@ -105,8 +104,8 @@ func (s *Sent) Complete(eventID string, at time.Time, sequence uint64, attempt i
 }
 
 // shownAnswer is what is kept of an answer's header, by names in lower case: those that look like credentials, and those in which
-// one of the echoes stands, without their values. It is valid UTF-8 without control characters.
-func shownAnswer(h http.Header, echoes []string, delivered bool) map[string]string {
+// one of the secrets stands, without their values. It is valid UTF-8 without control characters.
+func shownAnswer(h http.Header, secrets echoes, delivered bool) map[string]string {
 	names := make([]string, 0, maxShownHeaders)
 	for name := range h {
 		if !delivered || !dull(name) {
@@ -124,7 +123,7 @@ func shownAnswer(h http.Header, echoes []string, delivered bool) map[string]stri
 	shown := make(map[string]string, min(len(names), maxShownHeaders))
 	for _, canonical := range names {
 		name := strings.ToLower(canonical)
-		value := shownValue(name, strings.Join(h[canonical], ", "), echoes)
+		value := shownValue(name, strings.Join(h[canonical], ", "), secrets)
 		if len(name)+len(value) > most {
 			continue
 		}
@@ -146,16 +145,19 @@ func dull(name string) bool {
 }
 
 // shownValue is a value as it may be shown, of a header whose name is in lower case.
-func shownValue(name, value string, echoes []string) string {
-	switch {
-	case secretName(name) || secretValue(value) || slices.ContainsFunc(echoes, func(s string) bool { return strings.Contains(value, s) }):
+func shownValue(name, value string, secrets echoes) string {
+	if secretName(name) || secretValue(value) {
 		return Redacted
-	case name == "location" || name == "content-location" || strings.Contains(value, "://"):
+	}
+	if name == "location" || name == "content-location" || strings.Contains(value, "://") {
 		u, err := url.Parse(value)
 		if err != nil {
 			return Redacted
 		}
 		value = RedactURL(u)
+	}
+	if len(secrets.in([]byte(value))) > 0 {
+		return Redacted
 	}
 	value = strings.Map(func(r rune) rune { // an invalid byte is unicode.ReplacementChar already
 		if unicode.IsControl(r) {
@@ -191,34 +193,4 @@ func secretValue(value string) bool {
 		}
 	}
 	return strings.Contains(value, "whsec_") || strings.Contains(value, "whsk_")
-}
-
-// echoesOf is what of an endpoint's own headers must not be kept of an answer that quotes it: the values, and the words of those
-// that have several, as Bearer and a token.
-func echoesOf(own http.Header) (list []string) {
-	for _, values := range own {
-		for _, value := range values {
-			for _, part := range append(strings.Fields(value), value) {
-				if len(part) >= minEcho && !slices.Contains(list, part) {
-					list = append(list, part)
-				}
-			}
-		}
-	}
-	slices.SortFunc(list, func(a, b string) int { return len(b) - len(a) }) // the whole before its parts
-	return list
-}
-
-// withoutEchoes is the beginning of an answer without what it quotes of the endpoint's own headers.
-func withoutEchoes(body []byte, echoes []string) []byte {
-	for _, secret := range echoes {
-		body = bytes.ReplaceAll(body, []byte(secret), []byte(Redacted))
-		for n := min(len(secret)-1, len(body)); n >= minEcho; n-- { // it may have been cut in the middle of one
-			if bytes.HasSuffix(body, []byte(secret[:n])) {
-				body = append(slices.Clip(body[:len(body)-n]), Redacted...)
-				break
-			}
-		}
-	}
-	return body
 }

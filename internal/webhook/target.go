@@ -78,12 +78,18 @@ func RedactURL(u *url.URL) string {
 	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}).String()
 }
 
-// ValidateHeaders checks an endpoint's custom headers, name to value, and lists every problem. Names that the sender or
-// HTTP itself sets are refused, also in another case. Errors contain no value, which may be a secret.
+// MaxHeaders bounds an endpoint's custom headers in bytes, all names and values together: many servers take no more than 8 KiB of a
+// request's header.
+const MaxHeaders = 8 << 10
+
+// ValidateHeaders checks an endpoint's custom headers, name to value, and lists every problem, each an error of its own (joined). Names
+// that the sender or HTTP itself sets are refused, also in another case. Errors contain no value, which may be a secret.
 func ValidateHeaders(headers map[string]string) error {
 	var problems []error
 	seen := make(map[string]bool, len(headers))
+	size := 0
 	for _, name := range slices.Sorted(maps.Keys(headers)) {
+		size += len(name) + len(headers[name])
 		canonical := http.CanonicalHeaderKey(name)
 		switch {
 		case !validHeaderName(name):
@@ -96,6 +102,9 @@ func ValidateHeaders(headers map[string]string) error {
 			problems = append(problems, fmt.Errorf("header %q: value has a line break or another control character", name))
 		}
 		seen[canonical] = true
+	}
+	if size > MaxHeaders {
+		problems = append(problems, fmt.Errorf("names and values are %d bytes in all, at most %d: many receivers refuse a request with more", size, MaxHeaders))
 	}
 	return errors.Join(problems...)
 }

@@ -120,6 +120,8 @@ func TestValidateHeaders(t *testing.T) {
 			[]string{`""`, `"a b"`, `"a:b"`, `"é"`, `"a\r\nb"`, `":path"`, `"a@"`, `"a["`}},
 		{"values", map[string]string{"A": "secret\r\nX: 1", "B": "secret\x00", "C": "secret\x7f", "D": "secret\n"}, []string{`"A"`, `"B"`, `"C"`, `"D"`}},
 		{"twice", map[string]string{"X-A": "1", "x-a": "2"}, []string{"twice"}},
+		{"as many as go", map[string]string{"X-A": strings.Repeat("x", 4093), "X-B": strings.Repeat("x", 4093)}, nil},
+		{"too many", map[string]string{"X-A": strings.Repeat("x", 4093), "X-B": strings.Repeat("x", 4094)}, []string{"are 8193 bytes in all, at most 8192"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
