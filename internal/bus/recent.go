@@ -430,7 +430,7 @@ func (b *Bus) askLeader(ctx context.Context, stream string, request map[string]a
 		return nil, err
 	}
 	if answer.Error != nil {
-		if answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound || missing(stream, answer.Error) {
+		if answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound {
 			return nil, ErrNotInLog
 		}
 		return nil, answer.Error

@@ -8,8 +8,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// missing tells whether an error says that a stream is not there, and it is one beside the log. Such a one reads as an empty one
-// until [Bus.Restore] has made it again; without the log nothing goes on.
+// missing tells whether an error says that a stream is not there, and it is one beside the log. To who reads a part of it, such a
+// one is empty until [Bus.Restore] has made it again; without the log nothing goes on.
 func missing(stream string, err error) bool {
 	return stream != StreamNex && errors.Is(err, jetstream.ErrStreamNotFound)
 }

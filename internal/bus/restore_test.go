@@ -63,9 +63,6 @@ func TestRestore(t *testing.T) {
 	if end, err := b.RetryEnd(t.Context()); err != nil || end != 0 {
 		t.Errorf("end of what waits: %d, %v", end, err)
 	}
-	if _, err := b.GetDead(t.Context(), 1); !errors.Is(err, bus.ErrNotInLog) {
-		t.Errorf("a dead letter: %v", err)
-	}
 	made, err := b.Restore(t.Context())
 	if err != nil || !slices.Equal(made, names) {
 		t.Fatalf("made %v, %v", made, err)
