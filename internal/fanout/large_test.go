@@ -68,12 +68,10 @@ func TestLargeEventsAreBounded(t *testing.T) {
 		c, err := b.bus.JetStream().Consumer(t.Context(), bus.StreamNex, bus.ConsumerFanout)
 		return err == nil && c.CachedInfo().NumPending == 0 && c.CachedInfo().NumAckPending <= hangingOnes*most
 	})
-	if n := heaviest.Load(); n > lane {
+	if n := heaviest.Load(); n > 8<<20+size { // that of the healthy one, twice as much as the others
 		t.Errorf("a lane held %d bytes", n)
 	}
-	if !b.relay.HoldsAtMost(hangingOnes * lane) {
-		t.Errorf("more than %d bytes are held", hangingOnes*lane)
-	}
+	eventually(t, fmt.Sprintf("no more than %d bytes are held", hangingOnes*lane), func() bool { return b.relay.HoldsAtMost(hangingOnes * lane) })
 	if n := peak.Load(); n > most {
 		t.Errorf("%d large events in flight to one endpoint", n)
 	}
