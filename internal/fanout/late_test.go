@@ -1,7 +1,9 @@
 package fanout_test
 
 import (
+	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -214,16 +216,18 @@ func TestDeadLettersOfLargeEvents(t *testing.T) {
 	for i, text := range []string{strings.Repeat("<", 300<<10), strings.Repeat("c", 1<<20-500)} {
 		b.put(fmt.Sprintf("large-%d", i), "nex.insight.risk", `{"content":"`+text+`"}`)
 	}
-	var with []bool
+	var with map[string]bool
 	eventually(t, "both are buried", func() bool {
-		with = nil
+		with = map[string]bool{}
 		err := b.bus.Walk(t.Context(), bus.Query{Stream: bus.StreamDead, Oldest: true}, func(m bus.Stored) (bool, error) {
-			with = append(with, len(m.Data) > 300<<10)
-			return true, nil
+			var letter fanout.DeadLetter
+			err := json.Unmarshal(m.Data, &letter)
+			with[letter.EventID] = len(m.Data) > 300<<10
+			return true, err
 		})
 		return err == nil && len(with) == 2
 	})
-	if !slices.Equal(with, []bool{true, false}) {
+	if !maps.Equal(with, map[string]bool{"large-0": true, "large-1": false}) {
 		t.Errorf("with its event: %v", with)
 	}
 }
