@@ -3,6 +3,7 @@ package bench
 import (
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nex-crm/relay/internal/event"
@@ -11,8 +12,15 @@ import (
 // UsualSize is how large an insight is, as Nex would send it, unless a run asks for another size, in bytes.
 const UsualSize = 1024
 
-// insightSize is how large this process makes them; Serve sets it.
-var insightSize = UsualSize
+// asked is how large this process makes them; Serve sets it. 0 = UsualSize.
+var asked atomic.Int64
+
+func insightSize() int {
+	if n := asked.Load(); n > 0 {
+		return int(n)
+	}
+	return UsualSize
+}
 
 const (
 	insightHead = `{"type":"`
@@ -29,12 +37,12 @@ const MinSize, MaxSize = 512, 512 << 10
 
 const filler = "budget approval is expected next quarter "
 
-// appendInsight appends an insight of insightSize bytes. No two of one workspace say the same.
+// appendInsight appends an insight of insightSize() bytes. No two of one workspace say the same.
 func appendInsight(dst []byte, kind string, n int) []byte {
 	begin := len(dst)
 	dst = append(append(append(dst, insightHead...), kind...), insightMid...)
 	dst = append(strconv.AppendInt(dst, int64(n), 10), ' ')
-	for rest := begin + insightSize - len(insightTail) - len(dst); rest > 0; rest -= len(filler) {
+	for rest := begin + insightSize() - len(insightTail) - len(dst); rest > 0; rest -= len(filler) {
 		dst = append(dst, filler[:min(rest, len(filler))]...)
 	}
 	return append(dst, insightTail...)
@@ -42,7 +50,7 @@ func appendInsight(dst []byte, kind string, n int) []byte {
 
 // batch is an insight as Nex's stream brings it.
 func batch(workspace, kind string, n int, at time.Time) []byte {
-	b := make([]byte, 0, insightSize+320)
+	b := make([]byte, 0, insightSize()+320)
 	b = append(append(append(append(b, `{"workspace":`...), workspaceHead...), workspace...), workspaceTail...)
 	b = appendInsight(append(b, `,"insights":[`...), kind, n)
 	b = append(strconv.AppendInt(append(b, `],"operation_id":`...), int64(n), 10), `,"insight_count":1,"emitted_at":"`...)
@@ -51,7 +59,7 @@ func batch(workspace, kind string, n int, at time.Time) []byte {
 
 // newEvent is what the relay makes of it, byte for byte in its data.
 func newEvent(workspace, kind string, n int, at time.Time) *event.Event {
-	data := make([]byte, 0, insightSize+256)
+	data := make([]byte, 0, insightSize()+256)
 	data = appendInsight(data, kind, n)
 	data = append(append(append(append(data[:len(data)-1], `,"workspace":`...), workspaceHead...), workspace...), workspaceTail...)
 	data = append(strconv.AppendInt(append(data, `,"batch":{"operation_id":`...), int64(n), 10), `,"index":0,"count":1}}`...)

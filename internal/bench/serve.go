@@ -19,7 +19,7 @@ type Daemon func(ctx context.Context, file string, up func(http, nats string)) e
 // Serve is a part, from inside: it takes a role and answers what it is asked on in, on out, until in ends or ctx does. The insights of
 // its process have size bytes.
 func Serve(ctx context.Context, role string, size int, in io.Reader, out io.Writer, daemon Daemon) error {
-	insightSize = size
+	asked.Store(int64(size))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var ops map[string]handler
