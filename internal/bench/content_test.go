@@ -15,7 +15,7 @@ func TestSameBytes(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 2, 5, 10, 30, 0, 123456789, time.UTC)
 	for _, n := range []int{0, 7, 123456} {
-		if got := len(appendInsight(nil, "risk", n)); got != insightSize {
+		if got := len(appendInsight(nil, "risk", n)); got != insightSize() {
 			t.Errorf("insight %d has %d bytes", n, got)
 		}
 		list, err := nex.ParsePayload(batch("ws-1", "risk", n, at))
