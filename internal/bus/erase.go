@@ -22,7 +22,7 @@ type Erasure struct {
 	// Subject is the SHA-256, in hex, of the subject whose events it is about: the name itself is what was to be removed. Empty = all.
 	Subject string    `json:"subject_sha256,omitempty"`
 	Until   time.Time `json:"until"` // what Nex emitted up to then is not taken again
-	// Later are the SHA-256 of the fingerprints of those that were removed although they are dated later.
+	// Later are the first 64 bits of the SHA-256 of the fingerprints of those that were removed although they are dated later.
 	Later []string `json:"later,omitempty"`
 	// Sequence and Stored are the end of the log: what it took up to there is removed.
 	Sequence uint64    `json:"sequence"`
@@ -32,22 +32,34 @@ type Erasure struct {
 	Ranges [][2]uint64 `json:"ranges,omitempty"`
 }
 
-// Remove notes which sequences are removed, in order. Of very many it notes what lies between them as well.
+// takeOver has an erasure hold for what an earlier one holds for, too.
+func (e *Erasure) takeOver(before *Erasure) {
+	for _, later := range before.Later {
+		if !slices.Contains(e.Later, later) && len(e.Later) < maxLater {
+			e.Later = append(e.Later, later)
+		}
+	}
+	if before.Until.After(e.Until) && before.Subject == e.Subject {
+		e.Until = before.Until
+	}
+	if before.Subject == e.Subject {
+		e.Ranges = append(before.Ranges, e.Ranges...)
+		e.Ranges = e.Ranges[max(0, len(e.Ranges)-maxRanges):]
+	}
+}
+
+// Remove notes which sequences are removed, in order, as far as there is room.
 func (e *Erasure) Remove(sequences []uint64) {
 	e.Ranges = nil
-	gap := uint64(1)
-	for ; ; gap *= 2 {
-		var ranges [][2]uint64
-		for _, s := range sequences {
-			if n := len(ranges); n > 0 && s-ranges[n-1][1] <= gap {
-				ranges[n-1][1] = s
-			} else {
-				ranges = append(ranges, [2]uint64{s, s})
-			}
-		}
-		if len(ranges) <= maxRanges {
-			e.Ranges = ranges
+	for _, s := range sequences {
+		n := len(e.Ranges)
+		switch {
+		case n > 0 && s == e.Ranges[n-1][1]+1:
+			e.Ranges[n-1][1] = s
+		case n == maxRanges:
 			return
+		default:
+			e.Ranges = append(e.Ranges, [2]uint64{s, s})
 		}
 	}
 }
@@ -59,7 +71,7 @@ func (e *Erasure) Removed(sequence uint64) bool {
 
 // Covers tells whether an insight that comes from Nex again was removed. One without a time was, as far as can be told.
 func (e *Erasure) Covers(subject string, emitted time.Time, fingerprint string) bool {
-	return e.About(subject) && (!emitted.After(e.Until) || slices.Contains(e.Later, hashText(fingerprint)))
+	return e.About(subject) && (!emitted.After(e.Until) || slices.Contains(e.Later, shortHash(fingerprint)))
 }
 
 // Took tells whether it removed what the log had taken at a time, under a sequence; a zero time is not looked at.
@@ -79,12 +91,16 @@ func (e *Erasure) For(subject string) {
 	}
 }
 
-// AlsoLater notes an insight that is removed although it is dated later, as far as there is room.
-func (e *Erasure) AlsoLater(fingerprint string) {
-	if len(e.Later) < maxLater {
-		e.Later = append(e.Later, hashText(fingerprint))
+// AlsoLater notes an insight that is removed although it is dated later. It answers false if there is no room.
+func (e *Erasure) AlsoLater(fingerprint string) bool {
+	if len(e.Later) == maxLater {
+		return false
 	}
+	e.Later = append(e.Later, shortHash(fingerprint))
+	return true
 }
+
+func shortHash(text string) string { return hashText(text)[:16] }
 
 func hashText(text string) string {
 	sum := sha256.Sum256([]byte(text))
@@ -93,17 +109,29 @@ func hashText(text string) string {
 
 // maxErasures bounds those remembered of a workspace, maxLater and maxRanges what each names, and newRanges those that name ranges: a
 // bucket's entry has to fit into a message.
-const maxErasures, maxLater, maxRanges, newRanges = 1024, 8, 256, 32
+const maxErasures, maxLater, maxRanges, newRanges = 1024, 4096, 256, 32
+
+// maxNote is how large what is noted of a workspace may become, in bytes.
+const maxNote = 800 << 10
 
 // NoteErasure remembers an erasure of a workspace.
 func (b *Bus) NoteErasure(ctx context.Context, workspace string, fresh Erasure) error {
 	err := changeEntry(ctx, b.leases, erasedPrefix+workspace, func(list []Erasure) ([]Erasure, error) {
-		list = slices.DeleteFunc(list, func(e Erasure) bool { return fresh.Subject == "" || e.Subject == fresh.Subject })
+		list = slices.DeleteFunc(list, func(e Erasure) bool {
+			replaced := fresh.Subject == "" || e.Subject == fresh.Subject
+			if replaced {
+				fresh.takeOver(&e)
+			}
+			return replaced
+		})
 		if list = append(list, fresh); len(list) > maxErasures {
 			return nil, fmt.Errorf("%d subjects are noted already: erase the workspace", maxErasures)
 		}
 		for i := range list[:max(0, len(list)-newRanges)] {
 			list[i].Ranges = nil
+		}
+		if value, err := json.Marshal(list); err != nil || len(value) > maxNote {
+			return nil, errors.Join(err, errors.New("there is no room for what is noted already: erase the workspace"))
 		}
 		return list, nil
 	})

@@ -206,7 +206,8 @@ type OrderedState struct {
 	Sequence uint64    `json:"sequence"`
 	Attempt  int       `json:"attempt"`
 	NextAt   time.Time `json:"next_at"`
-	Since    int64     `json:"since,omitempty"` // Unix seconds when the receiver first put it off
+	FailedAt time.Time `json:"failed_at,omitzero"` // the attempt before
+	Since    int64     `json:"since,omitempty"`    // Unix seconds when the receiver first put it off
 	// URLHash is of the URL that all this was learnt of.
 	URLHash string `json:"url_sha256,omitempty"`
 }

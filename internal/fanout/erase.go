@@ -3,7 +3,9 @@ package fanout
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"hash/maphash"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,10 +40,15 @@ type erasing struct {
 	newest time.Time // when the last of them was emitted
 	ends   map[string]uint64
 	done   Erased
+	// counted are hashes of the deliveries that waited.
+	seed    maphash.Seed
+	counted map[uint64]bool
 }
 
 // eraseRest is how long every replica's source may still publish what it had judged before it could know of an erasure.
 const eraseRest = 3 * time.Second
+
+var errTooManyAhead = errors.New("too many events are dated ahead: correct Nex's clock, or erase their subjects one by one")
 
 // futureSlack is how far ahead of our clock Nex's may be.
 const futureSlack = 10 * time.Minute
@@ -50,7 +57,7 @@ const futureSlack = 10 * time.Minute
 // letters. What Nex repeats of it later is not taken again. It reads all that is stored, and may be called again where it was
 // interrupted; what was removed until then is counted.
 func (f *Fanout) Erase(ctx context.Context, what Erasure) (Erased, error) {
-	r := &erasing{Erasure: what, fanout: f, ends: map[string]uint64{}}
+	r := &erasing{Erasure: what, fanout: f, ends: map[string]uint64{}, seed: maphash.MakeSeed(), counted: map[uint64]bool{}}
 	err := r.run(ctx)
 	if err != nil {
 		err = fmt.Errorf("erase %s: %w", what.Workspace, err)
@@ -131,7 +138,9 @@ func (r *erasing) findEvents(ctx context.Context, last uint64) error {
 		switch {
 		case err != nil:
 		case at.After(r.note.Until): // what is dated far ahead must not have all the others in between refused
-			r.note.AlsoLater(m.Header.Get(bus.HeaderFingerprint))
+			if !r.note.AlsoLater(m.Header.Get(bus.HeaderFingerprint)) {
+				return false, errTooManyAhead
+			}
 		case at.After(r.newest):
 			r.newest = at
 		}
@@ -231,7 +240,7 @@ func (r *erasing) retry(ctx context.Context, m bus.Stored) error {
 		return nil
 	}
 	if r.DryRun {
-		r.done.Retries += uint64(len(refs) - len(stay))
+		r.count(refs, stay)
 		return nil
 	}
 	if len(stay) > 0 {
@@ -241,9 +250,30 @@ func (r *erasing) retry(ctx context.Context, m bus.Stored) error {
 	}
 	n, err := r.fanout.cfg.Bus.Erase(ctx, bus.StreamRetry, []uint64{m.Sequence}, r.Overwrite)
 	if n > 0 {
-		r.done.Retries += uint64(len(refs) - len(stay))
+		r.count(refs, stay)
 	}
 	return err
+}
+
+// count counts the deliveries of refs that do not stay, each once: what is being worked on may stand in two messages.
+func (r *erasing) count(refs, stay []reference) {
+	if len(refs) == len(stay) {
+		return
+	}
+	kept := map[uint64]bool{}
+	for _, ref := range stay {
+		kept[ref.Sequence] = true
+	}
+	for _, ref := range refs {
+		if kept[ref.Sequence] {
+			continue
+		}
+		key := maphash.String(r.seed, fmt.Sprint(ref.Endpoint, " ", ref.Sequence, " ", ref.Forced))
+		if !r.counted[key] {
+			r.counted[key] = true
+			r.done.Retries++
+		}
+	}
 }
 
 // restock stores deliveries as the message did of which they are a part. Should that be on its way, they are made twice.
@@ -260,7 +290,7 @@ func (f *Fanout) restock(ctx context.Context, m bus.Stored, stay []reference) er
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	if _, err := f.cfg.Bus.JetStream().PublishMsg(ctx, msg); err != nil {
+	if _, err := f.cfg.Bus.JetStream().PublishMsg(ctx, msg, jetstream.WithMsgID(partOf(m, "stay", data))); err != nil {
 		return fmt.Errorf("store what stays of deliveries to %s: %w", stay[0].Endpoint, err)
 	}
 	return nil

@@ -3,6 +3,7 @@ package fanout
 import (
 	"context"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,7 +18,9 @@ const hearErasuresEvery = time.Second
 
 // forgotten is what was erased, by workspace.
 type forgotten struct {
-	revision uint64 // that has been heard of; of one goroutine
+	mu       sync.Mutex
+	revision uint64       // that has been heard of
+	asked    atomic.Int64 // when it was last asked, Unix nanoseconds
 	all      atomic.Pointer[map[string][]bus.Erasure]
 }
 
@@ -28,6 +31,31 @@ func (f *Fanout) hearErasures(ctx context.Context) {
 
 // HearErasures is the step that hearErasures repeats.
 func (f *Fanout) HearErasures(ctx context.Context) {
+	f.forgotten.mu.Lock()
+	defer f.forgotten.mu.Unlock()
+	f.hear(ctx)
+}
+
+// hearLate asks if nobody has for a while: this process may have stood still, and others have erased meanwhile. While NATS is away
+// nobody can.
+func (f *Fanout) hearLate() {
+	late := func() bool {
+		last := f.forgotten.asked.Load()
+		return last != 0 && time.Since(time.Unix(0, last)) > 2*hearErasuresEvery
+	}
+	if !late() || !f.cfg.Bus.Connected() {
+		return
+	}
+	f.forgotten.mu.Lock()
+	defer f.forgotten.mu.Unlock()
+	if late() {
+		f.hear(f.storeCtx)
+	}
+}
+
+// hear is the step; mu is held.
+func (f *Fanout) hear(ctx context.Context) {
+	defer func() { f.forgotten.asked.Store(time.Now().UnixNano()) }()
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	workspaces, revision, err := f.cfg.Bus.Erased(ctx)
@@ -44,6 +72,9 @@ func (f *Fanout) HearErasures(ctx context.Context) {
 	}
 	f.forgotten.all.Store(&all)
 	f.forgotten.revision = revision
+	for w := range all {
+		f.forgetFilterErrors(w) // they may quote what is gone
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, l := range f.lanes {
@@ -62,6 +93,7 @@ func (f *Fanout) erasures(workspace string) []bus.Erasure {
 
 // erased tells whether the event of a delivery was erased.
 func (f *Fanout) erased(d *delivery) bool {
+	f.hearLate()
 	switch {
 	case d.event == nil:
 		return false // it has to be read first

@@ -1,8 +1,10 @@
 package fanout_test
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -79,6 +81,15 @@ func TestHurry(t *testing.T) {
 
 func TestHurryOrdered(t *testing.T) {
 	t.Parallel()
+	for _, again := range []bool{false, true} {
+		t.Run(fmt.Sprintf("by its attempt=%t", again), func(t *testing.T) {
+			t.Parallel()
+			hurryOrdered(t, again)
+		})
+	}
+}
+
+func hurryOrdered(t *testing.T, again bool) {
 	b := setup(t, fanout.Policy{Schedule: []time.Duration{0, time.Hour}, RetryAfterMax: time.Hour})
 	r, mend := mendable(t)
 	b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL, Ordered: true})
@@ -86,10 +97,56 @@ func TestHurryOrdered(t *testing.T) {
 	r.await(t, 1)
 	eventually(t, "it is held up", func() bool { return b.registry.State("crm").Ordered != nil })
 	mend()
-	if n, err := b.relay.Hurry(t.Context(), "crm", time.Time{}); n != 1 || err != nil {
+	if n, err := b.relay.Hurry(t.Context(), "crm", time.Now().Add(time.Minute)); n != 0 || err != nil {
+		t.Fatalf("%d have failed later, %v", n, err)
+	}
+	if again {
+		if err := b.relay.Again(t.Context(), "crm", 1, ids[0]); err != nil {
+			t.Fatal(err)
+		}
+	} else if n, err := b.relay.Hurry(t.Context(), "crm", time.Time{}); n != 1 || err != nil {
 		t.Fatalf("%d, %v", n, err)
 	}
 	if got := r.await(t, 3); !slices.Equal(got, ids) {
 		t.Errorf("came %v", got)
+	}
+	b.undelivered("crm", 0)
+	if n := len(r.all()); n != 4 {
+		t.Errorf("%d attempts, not 4", n)
+	}
+}
+
+// Of several who ask at one time one has it done: nothing comes twice, and each is counted once.
+func TestHurryAtOnce(t *testing.T) {
+	t.Parallel()
+	b := setup(t, fanout.Policy{Schedule: []time.Duration{0, time.Hour}, RetryAfterMax: time.Hour})
+	r, mend := mendable(t)
+	b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL})
+	const events = 30
+	for i := range events {
+		b.publish(fmt.Sprint("x", i), 1) // each waits alone
+		r.await(t, 1)
+		eventually(t, "it waits", func() bool { return b.undelivered("crm", i+1).Waiting == uint64(i+1) })
+	}
+	mend()
+	var all sync.WaitGroup
+	var tried atomic.Uint64
+	for range 6 {
+		all.Go(func() {
+			n, err := b.relay.Hurry(t.Context(), "crm", time.Time{})
+			tried.Add(n)
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	r.await(t, events)
+	b.settled()
+	if n := len(r.all()); n != 2*events {
+		t.Errorf("%d attempts, not %d", n, 2*events)
+	}
+	if n := tried.Load(); n != events {
+		t.Errorf("%d were counted of %d", n, events)
 	}
 }

@@ -452,7 +452,7 @@ func (f *Fanout) attemptOrdered(e *endpoint.Endpoint, d *delivery, began time.Ti
 	case result.Outcome == webhook.Canceled:
 		d.held.giveBack(0)
 	default:
-		next := endpoint.OrderedState{Sequence: d.sequence, Attempt: decision.Attempt, NextAt: decision.At, Since: d.since}
+		next := endpoint.OrderedState{Sequence: d.sequence, Attempt: decision.Attempt, NextAt: decision.At, FailedAt: time.Now().UTC(), Since: d.since}
 		err := f.untilDone("note attempt of an ordered endpoint", func() error { return f.cfg.Endpoints.HoldUp(f.storeCtx, e, next) })
 		if err != nil {
 			d.held.giveBack(time.Second) // stopping: this attempt is not counted

@@ -73,6 +73,20 @@ func (f *Fanout) CountReplay(ctx context.Context, e *endpoint.Endpoint, r endpoi
 // Again has an endpoint get an event again, unless that waits for its next attempt, which is made now instead, or is on its way: then it
 // would come twice.
 func (f *Fanout) Again(ctx context.Context, id string, sequence uint64, eventID string) error {
+	held := false
+	_, err := f.cfg.Endpoints.UpdateState(ctx, id, func(s *endpoint.State) bool {
+		e := f.cfg.Endpoints.Snapshot().Get(id)
+		held = e != nil && e.Ordered && s.Ordered != nil && s.Ordered.Sequence == sequence && s.Ordered.Holds(e) && s.Ordered.NextAt.After(time.Now())
+		if held { // the event that holds up the others: it waits in the log
+			at := *s.Ordered
+			at.NextAt = time.Time{}
+			s.Ordered = &at
+		}
+		return held
+	})
+	if err != nil || held {
+		return err
+	}
 	n, coming, err := f.hurry(ctx, id, func(_ bus.Stored, r reference) bool {
 		return r.Sequence == sequence && r.Forced == "" && (r.ID == "" || eventID == "" || r.ID == eventID)
 	})
