@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"log/slog"
 	"net/http"
 	"strings"
 	"time"
@@ -84,11 +83,11 @@ func (e *Error) as(code int) *Error { return &Error{code, e.Message} }
 func (s *server) refuse(w http.ResponseWriter, err error) {
 	var known *Error
 	if !errors.As(err, &known) {
-		level := slog.LevelError
 		if bus.Away(err) {
-			level = s.outage.level(time.Now())
+			s.sayAway(context.Background(), idempotencyKey, err)
+		} else {
+			s.log.Error("request failed", "for", idempotencyKey, "error", err)
 		}
-		s.log.Log(context.Background(), level, "request failed", "for", idempotencyKey, "error", err)
 		known = &Error{http.StatusServiceUnavailable, idempotencyKey + ": whether this was asked before cannot be looked up now; try again"}
 	}
 	writeJSON(w, known.Code, known)

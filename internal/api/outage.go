@@ -49,9 +49,14 @@ func (s *server) failed(ctx, bounded context.Context, operation string, err erro
 	case ctx.Err() != nil: // the caller is gone
 		return &Error{http.StatusServiceUnavailable, "the request was given up"}
 	case bus.Away(err), bounded.Err() != nil:
-		s.log.Log(ctx, s.outage.level(time.Now()), "NATS does not answer, requests are told to come again", "operation", operation, "error", err)
+		s.sayAway(ctx, operation, err)
 		return errAway
 	}
 	s.log.Error("request failed", "operation", operation, "error", err)
 	return &Error{http.StatusInternalServerError, "internal error: see the relay's log"}
+}
+
+// sayAway says once for an outage, whoever meets it first, that NATS does not answer.
+func (s *server) sayAway(ctx context.Context, what string, err error) {
+	s.log.Log(ctx, s.outage.level(time.Now()), "NATS does not answer, requests are told to come again", "operation", what, "error", err)
 }
