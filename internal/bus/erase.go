@@ -43,7 +43,7 @@ func (e *Erasure) takeOver(before *Erasure) {
 		e.Until = before.Until
 	}
 	if before.Subject == e.Subject {
-		e.Ranges = append(before.Ranges, e.Ranges...)
+		e.Ranges = slices.Concat(before.Ranges, e.Ranges)
 		e.Ranges = e.Ranges[max(0, len(e.Ranges)-maxRanges):]
 	}
 }
@@ -117,14 +117,17 @@ const maxNote = 800 << 10
 // NoteErasure remembers an erasure of a workspace.
 func (b *Bus) NoteErasure(ctx context.Context, workspace string, fresh Erasure) error {
 	err := changeEntry(ctx, b.leases, erasedPrefix+workspace, func(list []Erasure) ([]Erasure, error) {
+		next := fresh // it may have to be done again
+		next.Later = slices.Clone(fresh.Later)
 		list = slices.DeleteFunc(list, func(e Erasure) bool {
-			replaced := fresh.Subject == "" || e.Subject == fresh.Subject
+			// One of a subject that goes further than this one of all stays beside it.
+			replaced := e.Subject == fresh.Subject || fresh.Subject == "" && !e.Until.After(fresh.Until)
 			if replaced {
-				fresh.takeOver(&e)
+				next.takeOver(&e)
 			}
 			return replaced
 		})
-		if list = append(list, fresh); len(list) > maxErasures {
+		if list = append(list, next); len(list) > maxErasures {
 			return nil, fmt.Errorf("%d subjects are noted already: erase the workspace", maxErasures)
 		}
 		for i := range list[:max(0, len(list)-newRanges)] {

@@ -3,6 +3,7 @@ package bus_test
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -134,6 +135,17 @@ func TestErasuresAreNoted(t *testing.T) {
 	}
 	if list, err := b.Erasures(t.Context(), "acme"); err != nil || len(list) != 1 {
 		t.Errorf("%d, %v", len(list), err)
+	}
+	// What one of a subject refuses, one of all that ends before it does not let in again.
+	ahead := bus.Erasure{Until: note.Until.Add(3 * time.Hour)}
+	ahead.For("person/john")
+	for _, e := range []bus.Erasure{ahead, note} {
+		if err := b.NoteErasure(t.Context(), "acme", e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if list, err := b.Erasures(t.Context(), "acme"); err != nil || !slices.ContainsFunc(list, func(e bus.Erasure) bool { return e.Covers("person/john", ahead.Until, "h") }) {
+		t.Errorf("%+v, %v", list, err)
 	}
 	if list, err := b.Erasures(t.Context(), "globex"); err != nil || len(list) != 0 {
 		t.Errorf("%d, %v", len(list), err)
