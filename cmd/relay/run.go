@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -82,7 +81,7 @@ func (c *runCmd) serve(ctx context.Context, e env, up func(*relay.Relay)) error 
 		}
 		return err
 	}
-	collectSooner(e)
+	collectGarbage(e.vars)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
@@ -93,19 +92,6 @@ func (c *runCmd) serve(ctx context.Context, e env, up func(*relay.Relay)) error 
 		}
 	}()
 	return r.Run(ctx)
-}
-
-// gcPercent is Go's GOGC for the daemon, where the environment does not set it. Most of its memory is streams that sit
-// still; with Go's own 100 a storm of reconnects raised it by 22 %, with 50 by 16 %.
-const gcPercent = 50
-
-func collectSooner(e env) {
-	for _, kv := range e.vars {
-		if strings.HasPrefix(kv, "GOGC=") || strings.HasPrefix(kv, "GOMEMLIMIT=") {
-			return
-		}
-	}
-	debug.SetGCPercent(gcPercent)
 }
 
 // hangups turns SIGHUP into values until ctx ends.
