@@ -188,7 +188,7 @@ func parseEvent(event []byte) Frame {
 		if err != nil {
 			break
 		}
-		return Frame{Event: strings.ToValidUTF8(e.Type, "\ufffd"), Data: bytes.ToValidUTF8([]byte(e.Data), []byte("\ufffd"))}
+		return Frame{Event: strings.ToValidUTF8(e.Type, "\ufffd"), Data: []byte(strings.ToValidUTF8(e.Data, "\ufffd"))}
 	}
 	return Frame{}
 }
