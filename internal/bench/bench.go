@@ -59,6 +59,7 @@ var Scenarios = []Scenario{
 	{"endpoints", "resident memory per endpoint, and time to match an event", endpoints},
 	{"retries", "parked deliveries: resident memory, and drain rate when the endpoint returns; bound: as deliver-1", retries},
 	{"restart", "start to first delivery with a long log; bound: with an empty one", restart},
+	{"replicas", "webhooks/s and processor time by 1, 2 and 3 relays on one NATS server; bound: the one", replicas},
 	{"idle", "processor time of a relay with quiet streams and endpoints", idle},
 }
 

@@ -60,7 +60,7 @@ func (s *stage) deliver(ctx context.Context, d delivery) error {
 		return err
 	}
 	var at []int64
-	cpu, err := s.spent(ctx, r, "", total, func() (err error) {
+	cpu, err := s.spent(ctx, r.part, "", total, func() (err error) {
 		at, err = ask[[]int64](ctx, receiver, "wait", waitArgs{Name: "ok", Seconds: waitTime})
 		return err
 	})

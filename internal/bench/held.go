@@ -48,7 +48,7 @@ func (s *stage) streamsOf(ctx context.Context, n int, empty int64) error {
 	}
 	s.addMemory(fmt.Sprintf("resident memory per stream of %d", n), held, empty, n, 40, fmt.Sprintf("%d streams", n))
 	var took time.Duration
-	err = s.profiled(ctx, r, fmt.Sprintf("-%d", n), func() error {
+	err = s.profiled(ctx, r.part, fmt.Sprintf("-%d", n), func() error {
 		dropped, err := ask[int64](ctx, src, "drop", nothing{})
 		if err != nil {
 			return err
@@ -207,7 +207,7 @@ func idle(ctx context.Context, s *stage) error {
 		return err
 	}
 	var cpu, took float64
-	err = s.profiled(ctx, r, "", func() error {
+	err = s.profiled(ctx, r.part, "", func() error {
 		before, err := ask[usage](ctx, r.part, "usage", nothing{})
 		if err != nil {
 			return err

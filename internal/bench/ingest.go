@@ -66,7 +66,7 @@ func (s *stage) ingestOver(ctx context.Context, streams int) (perSecond, cpu flo
 		return 0, 0, err
 	}
 	n := s.opts.Ingest / streams * streams
-	cpu, err = s.spent(ctx, r, fmt.Sprintf("-%d", streams), n, func() error {
+	cpu, err = s.spent(ctx, r.part, fmt.Sprintf("-%d", streams), n, func() error {
 		began, err := ask[int64](ctx, src, "emit", emitArgs{N: n})
 		if err != nil {
 			return err

@@ -84,7 +84,7 @@ func (s *stage) relayLatency(ctx context.Context, receiver *part, host string) (
 		if i == 0 {
 			err = round()
 		} else {
-			err = s.profiled(ctx, r, "", round)
+			err = s.profiled(ctx, r.part, "", round)
 		}
 		if err != nil {
 			return heard, delivered, err

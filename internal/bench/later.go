@@ -59,7 +59,7 @@ func retries(ctx context.Context, s *stage) error {
 		return err
 	}
 	var at []int64
-	cpu, err := s.spent(ctx, r, "", n*9/10, func() (err error) {
+	cpu, err := s.spent(ctx, r.part, "", n*9/10, func() (err error) {
 		at, err = ask[[]int64](ctx, receiver, "wait", waitArgs{Name: "crm", Seconds: waitTime})
 		return err
 	})

@@ -41,7 +41,7 @@ type Figure struct {
 	// Compared is the value beside its bound as the reach is meant: a ratio, a difference, or the value itself.
 	Compared float64 `json:"compared"`
 	Reach    Reach   `json:"reach"`
-	Met      bool    `json:"met"`
+	Met      bool    `json:"met"`  // true also where there is no reach
 	Size     string  `json:"size"` // how much of it was measured
 	// CPU is the relay's processor time for each event or webhook, in microseconds, its server inside included; 0 where it was not
 	// measured.
@@ -60,12 +60,14 @@ type Reach struct {
 // ReachKind says how a figure is compared.
 type ReachKind string
 
-// The kinds: a share of the bound at least, a multiple of it at most, so much more than it at most, and so much at most.
+// The kinds: a share of the bound at least, a multiple of it at most, so much more than it at most, so much at most, and none: that
+// is compared as a share.
 const (
 	ShareAtLeast ReachKind = "share_at_least"
 	TimesAtMost  ReachKind = "times_at_most"
 	MoreAtMost   ReachKind = "more_at_most"
 	AtMost       ReachKind = "at_most"
+	NoReach      ReachKind = "none"
 )
 
 // add judges a figure and reports it.
@@ -76,7 +78,7 @@ func (s *stage) add(f Figure) {
 		bound = *f.Bound
 	}
 	switch f.Reach.Kind {
-	case ShareAtLeast, TimesAtMost:
+	case ShareAtLeast, TimesAtMost, NoReach:
 		if bound > 0 {
 			f.Compared = f.Value / bound
 		}
@@ -85,9 +87,12 @@ func (s *stage) add(f Figure) {
 	case AtMost:
 		f.Compared = f.Value
 	}
-	if f.Reach.Kind == ShareAtLeast {
+	switch f.Reach.Kind {
+	case ShareAtLeast:
 		f.Met = f.Compared >= f.Reach.Value
-	} else {
+	case NoReach:
+		f.Met = true
+	default:
 		f.Met = f.Compared <= f.Reach.Value
 	}
 	if f.RecordsLost > 0 {
@@ -120,7 +125,7 @@ func (r *Report) Table(w io.Writer) error {
 			cpu = fmt.Sprintf("%.0f µs", f.CPU)
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", f.Scenario, f.Name+", "+f.Unit, number(f.Value), bound,
-			f.Reach.Kind.text(f.Compared, f.Unit), f.Reach.text(f.Unit), map[bool]string{true: "yes", false: "NO"}[f.Met], cpu, f.Size)
+			f.beside(), f.Reach.text(f.Unit), f.reached(), cpu, f.Size)
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -140,14 +145,29 @@ func (r *Report) Table(w io.Writer) error {
 	return err
 }
 
-func (k ReachKind) text(v float64, unit string) string {
-	switch k {
+func (f *Figure) beside() string {
+	switch f.Reach.Kind {
+	case NoReach:
+		if f.Bound == nil {
+			return "-"
+		}
+		fallthrough
 	case ShareAtLeast, TimesAtMost:
-		return fmt.Sprintf("%.2f x", v)
+		return fmt.Sprintf("%.2f x", f.Compared)
 	case MoreAtMost:
-		return fmt.Sprintf("%+.2f %s", v, unit)
+		return fmt.Sprintf("%+.2f %s", f.Compared, f.Unit)
 	}
-	return fmt.Sprintf("%s %s", number(v), unit)
+	return fmt.Sprintf("%s %s", number(f.Compared), f.Unit)
+}
+
+func (f *Figure) reached() string {
+	switch {
+	case !f.Met:
+		return "NO"
+	case f.Reach.Kind == NoReach:
+		return "-"
+	}
+	return "yes"
 }
 
 func (r Reach) text(unit string) string {
@@ -160,6 +180,8 @@ func (r Reach) text(unit string) string {
 		return fmt.Sprintf("%s %g x", sign, r.Value)
 	case MoreAtMost:
 		return fmt.Sprintf("%s +%g %s", sign, r.Value, unit)
+	case NoReach:
+		return "-"
 	}
 	return fmt.Sprintf("%s %g %s", sign, r.Value, unit)
 }

@@ -99,6 +99,7 @@ type target struct {
 // setting is what the relay under test is configured to do; all else is the default.
 type setting struct {
 	store     string // name of its log on disk
+	nats      string // URL of a server outside; empty = its own
 	nex       string // base URL
 	slugs     []string
 	endpoints []target
@@ -112,7 +113,7 @@ func (s *stage) configure(w setting) (file string, err error) {
 	if w.nex == "" {
 		w.nex = "http://127.0.0.1:1/api/developers" // no workspace asks it
 	}
-	fmt.Fprintf(&b, "nex: {base_url: %q}\nnats: {embedded: {listen: \"127.0.0.1:0\", store_dir: %q}}\n", w.nex, s.path(w.store))
+	fmt.Fprintf(&b, "nex: {base_url: %q}\nnats: {url: %q, embedded: {listen: \"127.0.0.1:0\", store_dir: %q}}\n", w.nex, w.nats, s.path(w.store))
 	schedule := ""
 	if w.schedule != "" {
 		schedule = ", schedule: " + w.schedule
@@ -157,7 +158,7 @@ func (s *stage) startRelay(ctx context.Context, file string) (*relay, error) {
 		return err
 	}
 	if s.starts++; s.profileStarts {
-		return r, s.profiled(ctx, r, fmt.Sprintf("-start-%d", s.starts), start)
+		return r, s.profiled(ctx, r.part, fmt.Sprintf("-start-%d", s.starts), start)
 	}
 	return r, start()
 }
@@ -177,22 +178,22 @@ func (s *stage) introduce(ctx context.Context, file string) error {
 	return s.stopRelay(ctx, r)
 }
 
-// spent has a relay do something so many times, and answers how much processor time each took it, in microseconds: what the machine
+// spent has a part do something so many times, and answers how much processor time each took it, in microseconds: what the machine
 // can do depends on who else uses it, this hardly. It profiles the phase, where that was asked for.
-func (s *stage) spent(ctx context.Context, r *relay, phase string, n int, do func() error) (each float64, err error) {
-	before, err := ask[usage](ctx, r.part, "usage", nothing{})
+func (s *stage) spent(ctx context.Context, p *part, phase string, n int, do func() error) (each float64, err error) {
+	before, err := ask[usage](ctx, p, "usage", nothing{})
 	if err != nil {
 		return 0, err
 	}
-	if err := s.profiled(ctx, r, phase, do); err != nil {
+	if err := s.profiled(ctx, p, phase, do); err != nil {
 		return 0, err
 	}
-	after, err := ask[usage](ctx, r.part, "usage", nothing{})
+	after, err := ask[usage](ctx, p, "usage", nothing{})
 	return (after.CPU - before.CPU) * 1e6 / float64(n), err
 }
 
-// profiled profiles a phase of the relay, where that was asked for.
-func (s *stage) profiled(ctx context.Context, r *relay, phase string, do func() error) error {
+// profiled profiles a phase of a part, where that was asked for.
+func (s *stage) profiled(ctx context.Context, p *part, phase string, do func() error) error {
 	if s.opts.Profiles == "" {
 		return do()
 	}
@@ -200,13 +201,13 @@ func (s *stage) profiled(ctx context.Context, r *relay, phase string, do func() 
 	if err != nil {
 		return err
 	}
-	if _, err := ask[nothing](ctx, r.part, "profile", profileArgs{File: file}); err != nil {
+	if _, err := ask[nothing](ctx, p, "profile", profileArgs{File: file}); err != nil {
 		return err
 	}
 	if err := do(); err != nil {
 		return err
 	}
-	_, err = ask[nothing](ctx, r.part, "profiled", nothing{})
+	_, err = ask[nothing](ctx, p, "profiled", nothing{})
 	return err
 }
 
