@@ -41,7 +41,7 @@ func (f *Fanout) read(ctx context.Context, stream string, cfg jetstream.Consumer
 	if err != nil {
 		return fmt.Errorf("create consumer: %w", err)
 	}
-	iter, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(prefetch, prefetchBytes))
+	iter, err := consumer.Messages(jetstream.PullMaxMessages(prefetch))
 	if err != nil {
 		return fmt.Errorf("pull: %w", err)
 	}

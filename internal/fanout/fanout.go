@@ -70,8 +70,10 @@ const (
 	orderedLook = 30 * time.Second
 	// maxAckPending bounds the events (and the due deliveries) that are being worked on, over all replicas.
 	maxAckPending = 1 << 16
-	// prefetch bounds what the client holds of each consumer before it is looked at: messages and bytes.
-	prefetch, prefetchBytes = 1024, 32 << 20
+	// prefetch bounds the messages that the client holds of each consumer before they are looked at: 32 MB of large ones. A bound in
+	// bytes has the server end each request with a status, for which the client's queue of just so many messages has no room: a message
+	// behind it was dropped on a busy machine, and came again after ackWait. More at once brought no speed.
+	prefetch = 64
 	// maxHeldBytes bounds the bodies held for endpoints that have not answered yet; an event counts for heldWeight at least.
 	// The ordered ones have room of their own, three times orderedBytes: they may wait for it, and the reader of the log must not wait
 	// for them.
