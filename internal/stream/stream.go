@@ -63,6 +63,7 @@ type stream struct {
 	// life is run's context. What was read is published whatever becomes of the connection it came over.
 	life      context.Context
 	gap       gap
+	filler    filler
 	erasures  erasures
 	nexID     string // Nex's id of the workspace, of its last greeting
 	warned    string // what was said of it
@@ -85,10 +86,8 @@ func (s *stream) run(ctx context.Context) {
 		defer close(settled)
 		s.publisher.run(patience)
 	}()
-	var filler sync.WaitGroup
-	filler.Go(func() { s.keepFilled(ctx) })
 	s.hold(ctx)
-	filler.Wait()
+	s.endFilling(ctx)
 	close(s.publisher.line)
 	select {
 	case <-settled:
@@ -299,6 +298,7 @@ func (s *stream) accompany(ctx context.Context, feed *nex.Feed) {
 	s.news(ctx, event.StreamConnected, map[string]any{"workspace_id": workspaceID, "token_id": tokenID})
 	s.compare(ctx, workspaceID)
 	signal(s.gap.connected)
+	s.lookForGaps()
 }
 
 // compare says once where two workspaces of the configuration are one of Nex's: each insight is then in the log twice.
