@@ -71,36 +71,59 @@ func newFramer(r io.Reader, maxEvent int) *framer {
 // next reads one event. What is left unfinished when the stream ends is dropped, as the format demands.
 func (f *framer) next() (Frame, error) {
 	for {
-		if len(f.read) == 0 {
-			if f.err != nil {
-				return Frame{}, f.err
-			}
-			f.fill()
+		if err := f.wait(); err != nil {
+			return Frame{}, err
 		}
-		frame, n, ok := f.feed(f.read)
-		f.read = f.read[n:]
-		if ok {
+		if frame, ok := f.take(); ok {
 			return frame, nil
 		}
 	}
 }
 
-// fill reads what there is. It waits for the first byte without a buffer for more.
-func (f *framer) fill() {
-	into := f.first[:]
-	switch {
-	case f.more && f.buf == nil:
-		f.buf = readBuffers.Get().(*[readBuffer]byte)
-		fallthrough
-	case f.more:
-		into = f.buf[:]
-	case f.buf != nil:
+// wait returns when there is something to take, or with what has ended the stream. It waits without a buffer for more than the
+// first byte, and with little on the stack.
+func (f *framer) wait() error {
+	if f.buf != nil && len(f.read) == 0 {
 		readBuffers.Put(f.buf)
 		f.buf = nil
 	}
+	for len(f.read) == 0 {
+		if f.err != nil {
+			return f.err
+		}
+		var n int
+		n, f.err = f.r.Read(f.first[:])
+		f.read, f.more = f.first[:n], n > 0
+	}
+	return nil
+}
+
+// take is the next event of what has come; ok if there is one.
+func (f *framer) take() (frame Frame, ok bool) {
+	for {
+		for len(f.read) > 0 {
+			frame, n, ok := f.feed(f.read)
+			f.read = f.read[n:]
+			if ok {
+				f.more = f.more && len(f.read) > 0
+				return frame, true
+			}
+		}
+		if !f.more || f.err != nil {
+			return Frame{}, false
+		}
+		f.fill()
+	}
+}
+
+// fill reads what came with the first byte, or after what has filled the buffer.
+func (f *framer) fill() {
+	if f.buf == nil {
+		f.buf = readBuffers.Get().(*[readBuffer]byte)
+	}
 	var n int
-	n, f.err = f.r.Read(into)
-	f.read, f.more = into[:n], n == len(into)
+	n, f.err = f.r.Read(f.buf[:])
+	f.read, f.more = f.buf[:n], n == len(f.buf)
 }
 
 // feed takes bytes up to the end of the first event in them, and tells how many.
