@@ -87,8 +87,7 @@ func (s *stream) run(ctx context.Context) {
 	defer s.count.enter(StateStarting, s.cfg.Now())
 	s.life = ctx
 	defer func() { s.shared.letGo(s.nexID, s.workspace.Token) }()
-	var err error
-	if apart(func() { err = s.readBack(ctx) }); err != nil {
+	if err := s.readBack(ctx); err != nil {
 		return // ctx ended
 	}
 	patience, giveUp := context.WithCancel(context.WithoutCancel(ctx))
@@ -115,37 +114,49 @@ func (s *stream) readBack(ctx context.Context) error {
 	wait := backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(retryMin), backoff.WithMaxInterval(retryMax), backoff.WithMaxElapsedTime(0))
 	said := false
-	return backoff.RetryNotify(func() error {
-		recent, err := s.cfg.Bus.Recent(ctx, s.workspace.Token, leastKnown, s.cfg.Now().Add(-s.cfg.IdentityWindow-readBackSlack), maxKnown)
-		if err != nil {
-			return err
+	return backoff.RetryNotify(func() (err error) {
+		select {
+		case s.shared.readBacks <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		mark, err := s.begin(ctx)
-		if err != nil {
-			return err
-		}
-		from, err := s.checkpoint(ctx)
-		if err != nil {
-			return err
-		}
-		lastUp := from.stored
-		if n := len(recent.Insights); n > 0 && recent.Insights[n-1].Stored.After(lastUp) {
-			lastUp = recent.Insights[n-1].Stored
-		}
-		now := s.cfg.Now()
-		from.trust(recent.Insights, now)
-		s.gap.begin(from.to, mark, setRight(lastUp, lastUp, now), now)
-		s.gap.toldAt = now
-		s.gap.reopen(from.open, now)
-		s.gap.toldSeq = from.seq
-		s.publisher.know(s.cfg.IdentityWindow, recent)
-		return nil
+		defer func() { <-s.shared.readBacks }()
+		apart(func() { err = s.learn(ctx) })
+		return err
 	}, backoff.WithContext(wait, ctx), func(err error, _ time.Duration) {
 		if !said {
 			said = true
-			s.log.Warn("the log cannot be read back yet, trying on", "error", err)
+			apart(func() { s.log.Warn("the log cannot be read back yet, trying on", "error", err) })
 		}
 	})
+}
+
+// learn is one try of readBack.
+func (s *stream) learn(ctx context.Context) error {
+	recent, err := s.cfg.Bus.Recent(ctx, s.workspace.Token, leastKnown, s.cfg.Now().Add(-s.cfg.IdentityWindow-readBackSlack), maxKnown)
+	if err != nil {
+		return err
+	}
+	mark, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	from, err := s.checkpoint(ctx)
+	if err != nil {
+		return err
+	}
+	lastUp := from.stored
+	if n := len(recent.Insights); n > 0 && recent.Insights[n-1].Stored.After(lastUp) {
+		lastUp = recent.Insights[n-1].Stored
+	}
+	now := s.cfg.Now()
+	from.trust(recent.Insights, now)
+	s.gap.begin(from.to, mark, setRight(lastUp, lastUp, now), now)
+	s.gap.toldAt = now
+	s.gap.reopen(from.open, now)
+	s.gap.toldSeq = from.seq
+	s.publisher.know(s.cfg.IdentityWindow, recent)
+	return nil
 }
 
 // hold connects, reads, and connects again until ctx ends.
@@ -337,11 +348,7 @@ func (s *stream) compare(ctx context.Context, workspaceID string) {
 // read takes events until the connection ends; the error is never nil.
 func (s *stream) read(ctx context.Context, feed *nex.Feed) (err error) {
 	for err == nil {
-		// While NATS is away nothing more is read: what waits stays in the connection, not in our memory.
-		if err = s.cfg.Bus.WaitConnected(ctx); err == nil {
-			err = feed.Wait()
-		}
-		if err == nil {
+		if err = s.await(ctx, feed); err == nil {
 			apart(func() { err = s.takeAll(ctx, feed) })
 		}
 	}
@@ -351,19 +358,41 @@ func (s *stream) read(ctx context.Context, feed *nex.Feed) (err error) {
 	return err
 }
 
-// takeAll takes the events that have come.
+// await returns when something has come. While NATS is away nothing more is read: what waits stays in the connection, not in our
+// memory.
+func (s *stream) await(ctx context.Context, feed *nex.Feed) error {
+	if err := s.cfg.Bus.WaitConnected(ctx); err != nil {
+		return err
+	}
+	return feed.Wait()
+}
+
+// takeAll takes events for as long as they come: with a keepalive between them, the stream is taken to be a quiet one again.
 func (s *stream) takeAll(ctx context.Context, feed *nex.Feed) error {
+	for {
+		took, err := s.takeCome(ctx, feed)
+		if err != nil || !took {
+			return err
+		}
+		if err := s.await(ctx, feed); err != nil {
+			return err
+		}
+	}
+}
+
+// takeCome takes the events that have come, and answers whether there were any.
+func (s *stream) takeCome(ctx context.Context, feed *nex.Feed) (took bool, err error) {
 	for {
 		frame, ok := feed.Take()
 		if !ok {
-			return nil
+			return took, nil
 		}
-		s.lastError = ""
+		s.lastError, took = "", true
 		if err := s.handle(frame); err != nil {
-			return err
+			return true, err
 		}
 		if err := s.cfg.Bus.WaitConnected(ctx); err != nil {
-			return err
+			return true, err
 		}
 	}
 }
