@@ -8,6 +8,29 @@ import (
 	"time"
 )
 
+// neighbours are small objects that live on.
+var neighbours []*int32
+
+// TestCollectionsAreFound has small objects beside what is to be found by each collection.
+func TestCollectionsAreFound(t *testing.T) {
+	before := debug.SetGCPercent(100)
+	defer debug.SetGCPercent(before)
+	defer func() { neighbours = nil }()
+	for range 50 {
+		neighbours = append(neighbours, new(int32))
+		c := &collection{}
+		neighbours = append(neighbours, new(int32))
+		found := make(chan struct{})
+		runtime.SetFinalizer(c, func(*collection) { close(found) })
+		runtime.GC()
+		select {
+		case <-found:
+		case <-time.After(10 * time.Second):
+			t.Fatal("a collection has not been found")
+		}
+	}
+}
+
 func TestGCPercentFor(t *testing.T) {
 	for held, want := range map[uint64]int{0: 800, 4 << 20: 800, 32 << 20: 100, 64 << 20: 50, 640 << 20: 50} {
 		if got := gcPercentFor(held); got != want {

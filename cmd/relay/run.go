@@ -84,6 +84,7 @@ func (c *runCmd) serve(ctx context.Context, e env, up func(*relay.Relay)) error 
 	collectGarbage(e.vars)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	go giveBack(ctx)
 	go func() {
 		select {
 		case <-r.Ready():

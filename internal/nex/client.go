@@ -48,7 +48,8 @@ type Client struct {
 	maxEvent  int
 	maxAnswer int
 	idle      time.Duration
-	http      *http.Client
+	http      *http.Client // for REST
+	streams   *http.Client
 }
 
 // NewClient checks the base URL.
@@ -64,11 +65,13 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		maxAnswer: orDefault(cfg.MaxAnswer, defaultMaxAnswer),
 		idle:      orDefault(cfg.IdleTimeout, defaultIdleTimeout),
 	}
-	transport := cfg.Transport
+	transport, streams := cfg.Transport, cfg.Transport
 	if transport == nil {
-		transport = newTransport(orDefault(cfg.ConnectTimeout, defaultConnectTimeout))
+		own := newTransport(orDefault(cfg.ConnectTimeout, defaultConnectTimeout))
+		transport, streams = own, newDirect(u.Hostname(), own)
 	}
 	c.http = &http.Client{Transport: transport, CheckRedirect: sameOrigin}
+	c.streams = &http.Client{Transport: streams, CheckRedirect: sameOrigin}
 	return c, nil
 }
 
@@ -85,7 +88,7 @@ func newTransport(timeout time.Duration) *http.Transport {
 		Protocols:             protocols,
 		MaxIdleConnsPerHost:   64, // for REST; streams are never idle
 		IdleConnTimeout:       90 * time.Second,
-		WriteBufferSize:       1 << 9, // requests are small, and there is a buffer per stream
+		WriteBufferSize:       1 << 9, // requests are small, and behind a proxy there is a buffer per stream
 		ReadBufferSize:        1 << 10,
 		DisableCompression:    true, // a compressed stream would arrive when its compressor pleases
 	}
@@ -150,7 +153,7 @@ func (c *Client) Insights(ctx context.Context, key string, q Query) (Payload, er
 	if q.Limit > 0 {
 		values.Set("limit", strconv.Itoa(q.Limit))
 	}
-	resp, err := c.get(ctx, key, "/v1/insights?"+values.Encode(), "application/json")
+	resp, err := c.get(ctx, c.http, key, "/v1/insights?"+values.Encode(), "application/json")
 	if err != nil {
 		return Payload{}, fmt.Errorf("get insights: %w", timedOut(ctx, err))
 	}
@@ -202,7 +205,7 @@ func readAnswer(ctx context.Context, body io.Reader, most int64, large func(cont
 // Stream opens the insight stream. It lives until the server ends it, silence lasts too long, ctx ends, or Close.
 func (c *Client) Stream(ctx context.Context, key string) (*Feed, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	resp, err := c.get(ctx, key, "/v1/insights/stream", "text/event-stream")
+	resp, err := c.get(ctx, c.streams, key, "/v1/insights/stream", "text/event-stream")
 	if err == nil {
 		if media, _, perr := mime.ParseMediaType(resp.Header.Get("Content-Type")); perr != nil || media != "text/event-stream" {
 			_ = resp.Body.Close()
@@ -217,7 +220,7 @@ func (c *Client) Stream(ctx context.Context, key string) (*Feed, error) {
 }
 
 // get answers a 200, or an error that holds no key.
-func (c *Client) get(ctx context.Context, key, path, accept string) (*http.Response, error) {
+func (c *Client) get(ctx context.Context, client *http.Client, key, path, accept string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
 	if err != nil {
 		return nil, err
@@ -228,7 +231,7 @@ func (c *Client) get(ctx context.Context, key, path, accept string) (*http.Respo
 	if c.userAgent != "" {
 		req.Header.Set("User-Agent", c.userAgent)
 	}
-	resp, err := c.http.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		var u *url.Error
 		if errors.As(err, &u) { // its text holds the URL, which says nothing new

@@ -14,7 +14,7 @@ import (
 // whatever TCP believes.
 var ErrIdle = errors.New("stream fell silent")
 
-// Feed is an open stream. Next is for one goroutine; the other methods are for any.
+// Feed is an open stream. Next, Wait and Take are for one goroutine at a time; the other methods are for any.
 type Feed struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -68,18 +68,38 @@ func (f *Feed) watch() {
 	}
 }
 
-// Next answers the next event. It blocks; the error is [ErrIdle], the context's, io.EOF where the server ended the
-// stream, or what broke it.
+// Next answers the next event. It blocks; the error is as that of Wait.
 func (f *Feed) Next() (Frame, error) {
-	frame, err := f.framer.next()
+	for {
+		if err := f.Wait(); err != nil {
+			return Frame{}, err
+		}
+		if frame, ok := f.Take(); ok {
+			return frame, nil
+		}
+	}
+}
+
+// Wait blocks until something has come. The error is [ErrIdle], the context's, io.EOF where the server ended the stream, or
+// what broke it. It needs little stack, so that a goroutine which does nothing else can be one of thousands.
+func (f *Feed) Wait() error {
+	err := f.framer.wait()
 	if err == nil {
-		f.signalConnected()
-		return frame, nil
+		return nil
 	}
 	if cause := context.Cause(f.ctx); cause != nil {
-		err = cause
+		return cause
 	}
-	return Frame{}, err
+	return err
+}
+
+// Take answers the next event of what has come; ok if there is one. Where only the beginning of one has, it is taken and Wait is for
+// the rest.
+func (f *Feed) Take() (frame Frame, ok bool) {
+	if frame, ok = f.framer.take(); ok {
+		f.signalConnected()
+	}
+	return frame, ok
 }
 
 // Close ends the stream; a Next under way returns.

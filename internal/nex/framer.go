@@ -23,7 +23,7 @@ type Frame struct {
 }
 
 const (
-	readBuffer = 2 << 10
+	readBuffer = 4 << 10
 	// keepBuffer is how large a buffer may be to be used again.
 	keepBuffer = 64 << 10
 	// cutSize is how much of an event that is too large is kept to show.
@@ -36,12 +36,21 @@ const (
 // must not keep what their largest event needed.
 var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
+// readBuffers are for what was read and is not taken apart yet.
+var readBuffers = sync.Pool{New: func() any { return new([readBuffer]byte) }}
+
 // framer cuts a stream into events and hands each whole event to go-sse for its fields. go-sse alone would scan a large
 // event again with every read, end the stream at one that is too large, wait for one byte more after a CR, and show
 // neither comments nor the retry field.
 type framer struct {
-	r   *bufio.Reader
+	r   io.Reader
 	max int
+
+	read  []byte // what was read and not fed yet
+	err   error  // what comes after it
+	first [1]byte
+	buf   *[readBuffer]byte // nil while the first byte of what comes is waited for
+	more  bool              // what follows that byte, or what filled buf, is probably there
 
 	event   []byte // the lines of the event so far, each ended by LF, and the current line
 	line    int    // where the current line begins in event
@@ -56,22 +65,65 @@ type framer struct {
 }
 
 func newFramer(r io.Reader, maxEvent int) *framer {
-	return &framer{r: bufio.NewReaderSize(r, readBuffer), max: maxEvent, comment: func(string) {}, retry: func(time.Duration) {}}
+	return &framer{r: r, max: maxEvent, comment: func(string) {}, retry: func(time.Duration) {}}
 }
 
 // next reads one event. What is left unfinished when the stream ends is dropped, as the format demands.
 func (f *framer) next() (Frame, error) {
 	for {
-		chunk, err := f.r.Peek(max(f.r.Buffered(), 1))
-		if len(chunk) == 0 {
+		if err := f.wait(); err != nil {
 			return Frame{}, err
 		}
-		frame, n, ok := f.feed(chunk)
-		_, _ = f.r.Discard(n) // it is buffered
-		if ok {
+		if frame, ok := f.take(); ok {
 			return frame, nil
 		}
 	}
+}
+
+// wait returns when there is something to take, or with what has ended the stream. It waits without a buffer for more than the
+// first byte, and with little on the stack.
+func (f *framer) wait() error {
+	if f.buf != nil && len(f.read) == 0 {
+		readBuffers.Put(f.buf)
+		f.buf = nil
+	}
+	for len(f.read) == 0 {
+		if f.err != nil {
+			return f.err
+		}
+		var n int
+		n, f.err = f.r.Read(f.first[:])
+		f.read, f.more = f.first[:n], n > 0
+	}
+	return nil
+}
+
+// take is the next event of what has come; ok if there is one.
+func (f *framer) take() (frame Frame, ok bool) {
+	for {
+		for len(f.read) > 0 {
+			frame, n, ok := f.feed(f.read)
+			f.read = f.read[n:]
+			if ok {
+				f.more = f.more && len(f.read) > 0
+				return frame, true
+			}
+		}
+		if !f.more || f.err != nil {
+			return Frame{}, false
+		}
+		f.fill()
+	}
+}
+
+// fill reads what came with the first byte, or after what has filled the buffer.
+func (f *framer) fill() {
+	if f.buf == nil {
+		f.buf = readBuffers.Get().(*[readBuffer]byte)
+	}
+	var n int
+	n, f.err = f.r.Read(f.buf[:])
+	f.read, f.more = f.buf[:n], n == len(f.buf)
 }
 
 // feed takes bytes up to the end of the first event in them, and tells how many.

@@ -327,3 +327,60 @@ func BenchmarkFramer4MiBBound(b *testing.B) {
 		}
 	}
 }
+
+// pieces is a reader that has what comes by and by: each Read gives of one piece, and none of an empty one.
+type pieces struct {
+	list   []string
+	waited int // how often what was not there yet was asked for
+}
+
+func (p *pieces) Read(b []byte) (int, error) {
+	if len(p.list) == 0 {
+		p.waited++
+		return 0, io.EOF
+	}
+	n := copy(b, p.list[0])
+	if p.list[0] = p.list[0][n:]; p.list[0] == "" {
+		p.list = p.list[1:]
+	}
+	return n, nil
+}
+
+// TestTake takes what has come and does not wait for more, and waits without a buffer.
+func TestTake(t *testing.T) {
+	t.Parallel()
+	came := &pieces{}
+	f := newFramer(came, 1<<20)
+	for i, step := range []struct {
+		comes string
+		data  []string
+	}{
+		{": keepalive\n\n", nil},
+		{"data: a\n\n", []string{"a"}},
+		{"data: b\n", nil},
+		{"\n", []string{"b"}}, // one byte, after which nothing is there
+		{"data: c\n\ndata: d\n\n: x\nda", []string{"c", "d"}},
+		{"ta: e\n\n", []string{"e"}},
+		{"data: " + strings.Repeat("f", 2*readBuffer) + "\n\n", []string{strings.Repeat("f", 2*readBuffer)}},
+	} {
+		came.list = append(came.list, step.comes)
+		var got []string
+		for len(came.list) > 0 || len(f.read) > 0 {
+			if err := f.wait(); err != nil {
+				t.Fatal(err)
+			}
+			if f.buf != nil && len(f.read) <= 1 {
+				t.Errorf("step %d: it waited with a buffer", i)
+			}
+			for frame, ok := f.take(); ok; frame, ok = f.take() {
+				got = append(got, string(frame.Data))
+			}
+		}
+		if !slices.Equal(got, step.data) || came.waited > 0 {
+			t.Errorf("step %d: %d events, waited %d times", i, len(got), came.waited)
+		}
+	}
+	if err := f.wait(); !errors.Is(err, io.EOF) || f.buf != nil {
+		t.Errorf("at the end: %v", err)
+	}
+}

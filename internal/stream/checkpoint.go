@@ -22,6 +22,7 @@ func (s *stream) surprised(emitted time.Time, recalled bool) *event.Event {
 		moved = s.gap.guess(oldest)
 	}
 	if moved {
+		s.lookForGaps()
 		at, _ := s.gap.stands()
 		return s.filledNews(gapNews{From: at, To: at, Open: s.gap.open()})
 	}

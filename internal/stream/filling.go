@@ -3,45 +3,122 @@ package stream
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// keepFilled looks for gaps on every connection and from time to time, until ctx ends. It does not depend on the
-// connection: one that breaks again and again would never let it finish.
+// filler has gaps looked for: on every connection, after surprises, and from time to time. It does not depend on the connection: one
+// that breaks again and again would never let it finish. Its goroutine lives no longer than there is something to look for:
+// thousands of streams have nothing missing, for hours.
+type filler struct {
+	mu      sync.Mutex
+	running bool // the goroutine will ask for a reason once more
+	stopped bool
+	due     bool        // one of the timers has come to its end
+	tick    *time.Timer // nil before the first look
+	later   *time.Timer // after a surprise that came too soon after another; nil if none did
+	last    time.Time   // when a surprise last had gaps looked for
+	looks   sync.WaitGroup
+}
+
+// lookForGaps hears that there may be a reason to.
+func (s *stream) lookForGaps() {
+	f := &s.filler
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.running || f.stopped {
+		return
+	}
+	f.running = true
+	f.looks.Go(func() { s.keepFilled(s.life) })
+}
+
+// keepFilled looks for gaps for as long as there is a reason.
 func (s *stream) keepFilled(ctx context.Context) {
-	var tick, later <-chan time.Time
-	var last time.Time // when a surprise last had gaps looked for
 	for {
-		onConnect := false
-		select {
-		case <-s.gap.connected:
-			onConnect = true
-		case <-tick:
-		case <-s.gap.again:
-			if wait := surpriseEvery - time.Since(last); wait > 0 {
-				if later == nil {
-					later = time.After(wait)
-				}
-				continue
-			}
-			last = time.Now()
-		case <-later:
-			later, last = nil, time.Now()
-		case <-ctx.Done():
-			s.gap.span(s.cfg.Now().UTC()) // a clock that was set right since the last filling is told in time
-			s.retract(context.WithoutCancel(ctx))
+		onConnect, found := s.reason()
+		if !found || ctx.Err() != nil {
 			return
-		}
-		if tick == nil {
-			ticker := time.NewTicker(orDefault(s.cfg.GapCheckInterval, s.tellInterval()))
-			defer ticker.Stop()
-			tick = ticker.C
 		}
 		for s.fill(ctx, onConnect); s.gap.renewed && ctx.Err() == nil; s.fill(ctx, true) {
 			s.gap.renewed = false
 		}
 	}
+}
+
+// reason takes one to look for gaps. Where there is none the goroutine that asks has to end.
+func (s *stream) reason() (onConnect, found bool) {
+	f := &s.filler
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	select {
+	case <-s.gap.connected:
+		onConnect, found = true, true
+	default:
+		found, f.due = f.due, false
+	}
+	if !found {
+		select {
+		case <-s.gap.again:
+			found = s.soonEnough()
+		default:
+		}
+	}
+	if found && f.tick == nil && !f.stopped {
+		f.tick = s.awake(orDefault(s.cfg.GapCheckInterval, s.tellInterval()), true)
+	}
+	f.running = found
+	return onConnect, found
+}
+
+// soonEnough tells whether a surprise may have gaps looked for now, and sees to it that they are later if not; it needs the lock.
+func (s *stream) soonEnough() bool {
+	f := &s.filler
+	wait := surpriseEvery - time.Since(f.last)
+	if wait <= 0 {
+		f.last = time.Now()
+		return true
+	}
+	if f.later == nil && !f.stopped {
+		f.later = s.awake(wait, false)
+	}
+	return false
+}
+
+// awake has gaps looked for after a time, or each time that so much has passed; it needs the lock.
+func (s *stream) awake(after time.Duration, again bool) (timer *time.Timer) {
+	f := &s.filler
+	timer = time.AfterFunc(after, func() {
+		f.mu.Lock()
+		f.due = true
+		switch {
+		case f.stopped:
+		case again:
+			timer.Reset(after)
+		default:
+			f.later, f.last = nil, time.Now()
+		}
+		f.mu.Unlock()
+		s.lookForGaps()
+	})
+	return timer
+}
+
+// endFilling returns when nothing is looked for any more; the context of the stream has ended.
+func (s *stream) endFilling(ctx context.Context) {
+	f := &s.filler
+	f.mu.Lock()
+	f.stopped = true
+	for _, timer := range []*time.Timer{f.tick, f.later} {
+		if timer != nil {
+			timer.Stop()
+		}
+	}
+	f.mu.Unlock()
+	f.looks.Wait()
+	s.gap.span(s.cfg.Now().UTC()) // a clock that was set right since the last filling is told in time
+	s.retract(context.WithoutCancel(ctx))
 }
 
 // fill fetches everything from the checkpoint to now.

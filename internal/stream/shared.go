@@ -17,16 +17,20 @@ const (
 	// eighth, those before it for the rest, so that it takes some of them to turn the one into the other.
 	dialWeight      = 1. / 8
 	mostFail, fewDo = 0.75, 0.25 // shares of dials that fail
+	// readBacksAtOnce is how many streams read the log back at once when they start. Each has a consumer for that: thousands at
+	// once take NATS's limit of them and as many MB, and are not done sooner.
+	readBacksAtOnce = 32
 )
 
 // shared is what the streams of a replica have in common: what they may ask of Nex together, and the news that it is
 // back. Alone, a stream that has waited for long would wait on after an outage is over; all at once they would be the
 // next one.
 type shared struct {
-	dials    chan struct{} // a place for each connection attempt under way
-	dialRate *rate.Limiter
-	fetches  chan struct{} // a place for each REST request, until what it brought is handed over
-	large    chan struct{} // and for each of those whose answer is large
+	readBacks chan struct{} // a place for each stream that reads the log back
+	dials     chan struct{} // a place for each connection attempt under way
+	dialRate  *rate.Limiter
+	fetches   chan struct{} // a place for each REST request, until what it brought is handed over
+	large     chan struct{} // and for each of those whose answer is large
 
 	mu      sync.Mutex
 	holders map[string]map[string]bool // by Nex's id of a workspace: the tokens of those that stand for it
@@ -40,8 +44,9 @@ type shared struct {
 func newShared(cfg *Config) *shared {
 	return &shared{
 		dials: make(chan struct{}, cfg.MaxDials), fetches: make(chan struct{}, cfg.MaxFetches),
-		large:    make(chan struct{}, largeAnswers),
-		dialRate: rate.NewLimiter(rate.Limit(cfg.DialsPerSecond), cfg.MaxDials), back: make(chan struct{}),
+		large:     make(chan struct{}, largeAnswers),
+		readBacks: make(chan struct{}, readBacksAtOnce),
+		dialRate:  rate.NewLimiter(rate.Limit(cfg.DialsPerSecond), cfg.MaxDials), back: make(chan struct{}),
 		holders: map[string]map[string]bool{},
 	}
 }

@@ -11,11 +11,9 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"io"
 	"log/slog"
 	"net/http"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -34,15 +32,10 @@ const (
 	newsTime = time.Second
 	// readBackSlack is how much more than the identity window is read back at the start, for clocks that differ.
 	readBackSlack = 5 * time.Minute
-	// greetTime is how long Nex's greeting is waited for before the stream counts as connected without it.
-	greetTime = 5 * time.Second
 	// quarantineSize is how much of a malformed event is kept if it is too large for a message.
 	quarantineSize = 64 << 10
 	quoteSize      = 200 // of it in the log
 )
-
-// sameWorkspace is the type of the news that two workspaces of the configuration are one of Nex's.
-const sameWorkspace = "nex.relay.same_workspace"
 
 // replayEvent names the events with which Nex repeats its newest insights on connect.
 const replayEvent = "insight.replay"
@@ -63,11 +56,23 @@ type stream struct {
 	// life is run's context. What was read is published whatever becomes of the connection it came over.
 	life      context.Context
 	gap       gap
+	filler    filler
 	erasures  erasures
 	nexID     string // Nex's id of the workspace, of its last greeting
 	warned    string // what was said of it
 	lastQuote string // the last malformed event that was logged; of the reader
 	lastError string // the last error that was logged; of the loop
+}
+
+// apart runs what needs a deep stack in a goroutine of its own and waits for it. The goroutine of a stream waits for nearly all of
+// its life, and a stack that has grown once does not become smaller than four times what the wait needs: this saves 4 KB.
+func apart(do func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		do()
+	}()
+	<-done
 }
 
 // run holds the stream until ctx ends, then waits until what it read is in the log.
@@ -85,10 +90,8 @@ func (s *stream) run(ctx context.Context) {
 		defer close(settled)
 		s.publisher.run(patience)
 	}()
-	var filler sync.WaitGroup
-	filler.Go(func() { s.keepFilled(ctx) })
 	s.hold(ctx)
-	filler.Wait()
+	apart(func() { s.endFilling(ctx) })
 	close(s.publisher.line)
 	select {
 	case <-settled:
@@ -104,37 +107,49 @@ func (s *stream) readBack(ctx context.Context) error {
 	wait := backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(retryMin), backoff.WithMaxInterval(retryMax), backoff.WithMaxElapsedTime(0))
 	said := false
-	return backoff.RetryNotify(func() error {
-		recent, err := s.cfg.Bus.Recent(ctx, s.workspace.Token, leastKnown, s.cfg.Now().Add(-s.cfg.IdentityWindow-readBackSlack), maxKnown)
-		if err != nil {
-			return err
+	return backoff.RetryNotify(func() (err error) {
+		select {
+		case s.shared.readBacks <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		mark, err := s.begin(ctx)
-		if err != nil {
-			return err
-		}
-		from, err := s.checkpoint(ctx)
-		if err != nil {
-			return err
-		}
-		lastUp := from.stored
-		if n := len(recent.Insights); n > 0 && recent.Insights[n-1].Stored.After(lastUp) {
-			lastUp = recent.Insights[n-1].Stored
-		}
-		now := s.cfg.Now()
-		from.trust(recent.Insights, now)
-		s.gap.begin(from.to, mark, setRight(lastUp, lastUp, now), now)
-		s.gap.toldAt = now
-		s.gap.reopen(from.open, now)
-		s.gap.toldSeq = from.seq
-		s.publisher.know(s.cfg.IdentityWindow, recent)
-		return nil
+		defer func() { <-s.shared.readBacks }()
+		apart(func() { err = s.learn(ctx) })
+		return err
 	}, backoff.WithContext(wait, ctx), func(err error, _ time.Duration) {
 		if !said {
 			said = true
-			s.log.Warn("the log cannot be read back yet, trying on", "error", err)
+			apart(func() { s.log.Warn("the log cannot be read back yet, trying on", "error", err) })
 		}
 	})
+}
+
+// learn is one try of readBack.
+func (s *stream) learn(ctx context.Context) error {
+	recent, err := s.cfg.Bus.Recent(ctx, s.workspace.Token, leastKnown, s.cfg.Now().Add(-s.cfg.IdentityWindow-readBackSlack), maxKnown)
+	if err != nil {
+		return err
+	}
+	mark, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	from, err := s.checkpoint(ctx)
+	if err != nil {
+		return err
+	}
+	lastUp := from.stored
+	if n := len(recent.Insights); n > 0 && recent.Insights[n-1].Stored.After(lastUp) {
+		lastUp = recent.Insights[n-1].Stored
+	}
+	now := s.cfg.Now()
+	from.trust(recent.Insights, now)
+	s.gap.begin(from.to, mark, setRight(lastUp, lastUp, now), now)
+	s.gap.toldAt = now
+	s.gap.reopen(from.open, now)
+	s.gap.toldSeq = from.seq
+	s.publisher.know(s.cfg.IdentityWindow, recent)
+	return nil
 }
 
 // hold connects, reads, and connects again until ctx ends.
@@ -156,7 +171,7 @@ func (s *stream) hold(ctx context.Context) {
 			wait.Reset()
 		}
 		state, delay := s.pause(err, wait)
-		s.fail(ctx, state, err)
+		apart(func() { s.fail(ctx, state, err) })
 		next := s.cfg.Now().Add(delay)
 		s.count.enter(state, s.cfg.Now())
 		s.count.update(func(st *Status) { st.NextAttempt = &next })
@@ -235,110 +250,6 @@ func (s *stream) fail(ctx context.Context, state State, err error) {
 	}
 	s.log.Error("Nex refuses the key of this workspace: "+remedy, "status", answer.Status, "message", answer.Message, "next_try_in", s.cfg.UnauthorizedRetry)
 	s.news(ctx, event.StreamUnauthorized, map[string]any{"status": answer.Status, "message": answer.Message})
-}
-
-// session is one connection: from the dial to its end. lived is how long it was up, retry what the server asks to wait
-// before the next, err why it ended.
-func (s *stream) session(ctx context.Context) (lived, retry time.Duration, err error) {
-	s.count.enter(StateConnecting, s.cfg.Now())
-	feed, err := s.dial(ctx)
-	if err != nil {
-		return 0, 0, err
-	}
-	start := time.Now()
-	ctx, end := context.WithCancel(ctx)
-	var side sync.WaitGroup
-	side.Go(func() { s.accompany(ctx, feed) })
-	s.count.enter(StateConnected, s.cfg.Now())
-	s.gap.cameUp(s.cfg.Now())
-	err = s.read(ctx, feed)
-	s.gap.wentDown(s.cfg.Now())
-	end()
-	_ = feed.Close()
-	side.Wait()
-	lived = time.Since(start)
-	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
-		return lived, 0, err
-	}
-	s.count.enter(StateWaiting, s.cfg.Now())
-	s.news(context.WithoutCancel(ctx), event.StreamDisconnected, map[string]any{"reason": err.Error(), "connected_for_seconds": int(lived.Seconds())})
-	retry, _ = feed.Retry()
-	return lived, retry, err
-}
-
-func (s *stream) dial(ctx context.Context) (*nex.Feed, error) {
-	if err := s.shared.dialRate.Wait(ctx); err != nil {
-		return nil, err
-	}
-	select {
-	case s.shared.dials <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	defer func() { <-s.shared.dials }()
-	feed, err := s.cfg.Client.Stream(ctx, s.workspace.Key)
-	if err == nil {
-		s.shared.succeeded()
-	}
-	return feed, err
-}
-
-// accompany waits for Nex's greeting beside reading, says so, and has the gap before this connection filled.
-func (s *stream) accompany(ctx context.Context, feed *nex.Feed) {
-	greeted := time.NewTimer(greetTime)
-	defer greeted.Stop()
-	select {
-	case <-feed.Connected():
-	case <-greeted.C:
-	case <-ctx.Done():
-		return
-	}
-	workspaceID, tokenID := feed.Identity()
-	s.count.update(func(st *Status) { st.WorkspaceID, st.TokenID, st.LastError = workspaceID, tokenID, "" })
-	s.log.Info("stream connected", "workspace_id", workspaceID, "token_id", tokenID)
-	s.news(ctx, event.StreamConnected, map[string]any{"workspace_id": workspaceID, "token_id": tokenID})
-	s.compare(ctx, workspaceID)
-	signal(s.gap.connected)
-}
-
-// compare says once where two workspaces of the configuration are one of Nex's: each insight is then in the log twice.
-func (s *stream) compare(ctx context.Context, workspaceID string) {
-	if s.nexID != workspaceID {
-		s.shared.letGo(s.nexID, s.workspace.Token)
-		s.nexID = workspaceID
-	}
-	other, warning := s.shared.hold(workspaceID, s.workspace.Token), ""
-	if other != "" {
-		warning = fmt.Sprintf("the workspace %s has a key of the same workspace of Nex (%s): every insight is in the log twice, remove one of the two", other, workspaceID)
-	}
-	s.count.update(func(st *Status) { st.Warning = warning })
-	if warning == "" || warning == s.warned {
-		return
-	}
-	s.warned = warning
-	s.log.Warn(warning)
-	s.news(ctx, sameWorkspace, map[string]any{"workspace_id": workspaceID, "other": other})
-}
-
-// read takes events until the connection ends; the error is never nil.
-func (s *stream) read(ctx context.Context, feed *nex.Feed) error {
-	for {
-		// While NATS is away nothing more is read: what waits stays in the connection, not in our memory.
-		if err := s.cfg.Bus.WaitConnected(ctx); err != nil {
-			return err
-		}
-		frame, err := feed.Next()
-		if err != nil {
-			if ctx.Err() == nil && errors.Is(err, io.EOF) {
-				return errStreamEnded
-			}
-			return err
-		}
-		s.lastError = ""
-		if err := s.handle(frame); err != nil {
-			return err
-		}
-	}
 }
 
 // handle takes one event of the stream. Its error is only that of life: what cannot be understood is put aside.
