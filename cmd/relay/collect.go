@@ -37,7 +37,10 @@ func gcPercentFor(held uint64) int {
 }
 
 // collection is not reachable, so that each collection finds it: its finalizer runs after each.
-type collection struct{ percent int }
+type collection struct {
+	percent int
+	_       *collection // without a pointer it would lie in a block with others, and live as long as they (see [runtime.SetFinalizer])
+}
 
 // afterCollection sets GOGC by what each collection has left.
 func afterCollection(c *collection) {
