@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -105,32 +106,31 @@ func (f *Fanout) drain(ctx context.Context, l *lane) {
 
 // drainConsumer reads the backlog until it is empty (done) or cannot be read.
 func (f *Fanout) drainConsumer(ctx context.Context, l *lane) (done bool, err error) {
-	c, err := f.cfg.Bus.JetStream().CreateOrUpdateConsumer(ctx, bus.StreamRetry, bus.BacklogConsumer(l.endpoint, ackWait))
+	cfg := bus.BacklogConsumer(l.endpoint, ackWait)
+	c, err := f.cfg.Bus.JetStream().CreateOrUpdateConsumer(ctx, bus.StreamRetry, cfg)
 	if err != nil {
 		return false, fmt.Errorf("create consumer: %w", err)
 	}
+	pull, err := f.cfg.Bus.PullNow(bus.StreamRetry, cfg.Durable, drainFetch)
+	if err != nil {
+		return false, err
+	}
+	defer giveBack(pull)
 	for ctx.Err() == nil && f.drainable(l.endpoint) {
 		if !f.awaitOpen(ctx, l) {
 			continue
 		}
 		stored := l.storedNow()
-		batch, err := c.FetchNoWait(drainFetch)
-		if err != nil {
-			return false, fmt.Errorf("fetch: %w", err)
-		}
-		got := 0
-		for m := range batch.Messages() {
-			got++
+		m, err := pull.Next(ctx)
+		switch {
+		case err == nil:
 			f.handleBacklog(ctx, l, m)
-		}
-		if err := batch.Error(); err != nil && got == 0 {
-			return false, fmt.Errorf("fetch: %w", err)
-		}
-		if got > 0 {
-			continue
-		}
-		if done, err := f.drained(ctx, l, c, stored); done || err != nil {
-			return done, err
+		case !errors.Is(err, bus.ErrNothing):
+			return false, err
+		default:
+			if done, err := f.drained(ctx, l, c, stored); done || err != nil {
+				return done, err
+			}
 		}
 	}
 	return true, nil

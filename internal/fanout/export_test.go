@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/nex-crm/relay/internal/bus"
 )
 
 // LaneBytes is the weight of the lane that holds most.
@@ -78,7 +80,7 @@ func (f *Fanout) HoldFilters() (release func()) {
 }
 
 // GiveBack is how reading a consumer ends.
-func GiveBack(iter jetstream.MessagesContext) { giveBack(iter) }
+func GiveBack(pull *bus.Pull) { giveBack(pull) }
 
 // AskForScan asks for a look at the backlogs, and answers whether that is heard.
 func (f *Fanout) AskForScan() bool {

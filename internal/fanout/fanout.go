@@ -70,10 +70,8 @@ const (
 	orderedLook = 30 * time.Second
 	// maxAckPending bounds the events (and the due deliveries) that are being worked on, over all replicas.
 	maxAckPending = 1 << 16
-	// prefetch bounds the messages that the client holds of each consumer before they are looked at: 32 MB of large ones. A bound in
-	// bytes has the server end each request with a status, for which the client's queue of just so many messages has no room: a message
-	// behind it was dropped on a busy machine, and came again after ackWait. More at once brought no speed.
-	prefetch = 64
+	// prefetch bounds the messages that are held of each consumer before they are looked at.
+	prefetch = 2048
 	// maxHeldBytes bounds the bodies held for endpoints that have not answered yet; an event counts for heldWeight at least.
 	// The ordered ones have room of their own, three times orderedBytes: they may wait for it, and the reader of the log must not wait
 	// for them.
@@ -90,11 +88,6 @@ const (
 	// stopReading is how long what was read may take to be stored when the relay stops. NATS that is away takes nothing: what
 	// was not stored comes again.
 	stopReading = 3 * time.Second
-	// askAgain is how often a wait for the next message is begun anew. The iterator of nats.go looks whether it has to ask the server
-	// for more only when that begins, and not while its last request is still being sent (fetchInProgress): where a reader is faster
-	// than that, as on a busy machine, nobody asks until a heartbeat is missed after 30 s. Seen in three of eight runs of
-	// `relay bench --only deliver-1` with 40,000 events on two processors.
-	askAgain = 100 * time.Millisecond
 	// giveBackTime is how long what was fetched may take to arrive when it is to be given back.
 	giveBackTime = 3 * time.Second
 	// sweepEvery is how often lanes are looked at that have stopped moving.

@@ -37,11 +37,11 @@ func givenBack(t *testing.T) (again, of int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	iter, err := c.Messages()
+	pull, err := b.bus.Pull(bus.StreamNex, bus.ConsumerFanout, 2*events)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := iter.Next() // which fetches the others too
+	m, err := pull.Next(t.Context()) // which fetches the others too
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +49,7 @@ func givenBack(t *testing.T) (again, of int) {
 		info, err := c.Info(t.Context())
 		return err == nil && info.NumAckPending == events && info.NumPending == 0
 	})
-	fanout.GiveBack(iter)
+	fanout.GiveBack(pull)
 	if err := m.DoubleAck(t.Context()); err != nil { // the server has seen what was sent before
 		t.Fatal(err)
 	}

@@ -18,6 +18,9 @@ const (
 	// paceWindow is the least time over which a lane's pace is measured; it also takes as many finished attempts as are in
 	// flight at most, since those that began together end together.
 	paceWindow = 250 * time.Millisecond
+	// paceWindows is of how many windows the best counts: in one this machine may have had other things to do, which says nothing of the
+	// endpoint. What its lane refuses brings a backlog, and all that comes after goes there until that is empty.
+	paceWindows = 4
 	// cutEvery is how often the attempts at once of an endpoint that is overloaded are halved at most: those in flight at one
 	// time all say the same.
 	cutEvery = time.Second
@@ -58,7 +61,8 @@ type lane struct {
 	cutAt       time.Time // when window was last halved
 	failing     string    // why attempts fail now; empty if they do not
 
-	interval  time.Duration // the pace: time per finished attempt in the last window in which the lane was busy
+	interval  time.Duration              // the pace: time per finished attempt, in the best of the last windows in which the lane was busy
+	paces     [paceWindows]time.Duration // in each of them, the newest first; 0 = none yet
 	paceStart time.Time
 	paceCount int
 	moved     time.Time // last finished attempt, or when the lane became busy
@@ -107,6 +111,7 @@ func (l *lane) setLimits(url string, maxInFlight int, perSecond float64) {
 func (l *lane) renew() {
 	l.tried, l.proven = false, false
 	l.pausedUntil, l.putOffSince, l.circuit, l.window, l.interval = time.Time{}, time.Time{}, circuit{}, l.maxInFlight, 0
+	l.paces = [paceWindows]time.Duration{}
 	signal(l.room)
 }
 
@@ -174,6 +179,14 @@ func (l *lane) wait() time.Duration {
 	return time.Duration(len(l.queue)+l.limited) * interval
 }
 
+// longest is how long a delivery may wait; mu is held.
+func (l *lane) longest() time.Duration {
+	if l.proven && l.limiter == nil {
+		return provenShare * maxWait
+	}
+	return maxWait
+}
+
 // offer takes a delivery, unless it would have to wait for more than a moment: then it belongs into the backlog. fresh says
 // that it comes from the log, and so has its place behind what waits. offer does not wait for the endpoint; while all lanes
 // have enough to do it may wait a moment for room among them, and for room among the attempts that have just begun.
@@ -188,6 +201,11 @@ func (l *lane) offer(ctx context.Context, d *delivery, fresh bool) bool {
 			return false
 		case crowded:
 			if n = l.fanout.young.enter(ctx); n == nil {
+				return false
+			}
+		case untried:
+			n.end()
+			if n = nil; !l.fanout.crowd.awaitFirst(ctx, l) {
 				return false
 			}
 		case full:
@@ -214,11 +232,12 @@ func (l *lane) offer(ctx context.Context, d *delivery, fresh bool) bool {
 }
 
 // What a lane answers to an offer: an attempt has begun; it belongs into the backlog; it may begin when there is room among the young
-// ones; it may wait in the queue.
+// ones; it belongs into the backlog, unless the first attempt of all tells soon that more may be taken; it may wait in the queue.
 const (
 	taken = iota
 	refused
 	crowded
+	untried
 	full
 )
 
@@ -236,7 +255,11 @@ func (l *lane) answer(d *delivery, fresh bool, n *newborn) int {
 		l.start(now, d)
 		l.fanout.attempts.Go(func() { l.work(d, n) })
 		return taken
-	case l.circuit.open, l.stalled(now), l.wait() > maxWait, l.running == 0, l.bytes >= l.share():
+	case l.circuit.open, l.stalled(now), l.wait() > l.longest(), l.running == 0:
+		return refused
+	case l.bytes >= l.share() && !l.tried && !l.draining:
+		return untried
+	case l.bytes >= l.share():
 		return refused
 	}
 	return full
@@ -340,7 +363,7 @@ func (l *lane) next(weight int, reread bool) *delivery {
 	if l.running >= most {
 		l.paceCount++
 		if took := now.Sub(l.paceStart); took >= paceWindow && l.paceCount >= most {
-			l.interval = took / time.Duration(l.paceCount)
+			l.pace(took / time.Duration(l.paceCount))
 			l.paceStart, l.paceCount = now, 0
 		}
 	}
@@ -356,6 +379,17 @@ func (l *lane) next(weight int, reread bool) *delivery {
 	l.queue = l.queue[1:]
 	l.fanout.queued.Release(1)
 	return d
+}
+
+// pace takes the pace of a window; mu is held.
+func (l *lane) pace(interval time.Duration) {
+	copy(l.paces[1:], l.paces[:])
+	l.paces[0], l.interval = interval, interval
+	for _, other := range l.paces {
+		if other != 0 {
+			l.interval = min(l.interval, other)
+		}
+	}
 }
 
 // stuck takes the queue away if the lane is paused, stands still, or has nobody left to empty it.

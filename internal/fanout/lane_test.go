@@ -114,6 +114,68 @@ func TestLaneMeasuresItsPace(t *testing.T) {
 	}
 }
 
+// One window in which this machine had other things to do says nothing of the endpoint; four do.
+func TestLanePaceIsTheBestOfSome(t *testing.T) {
+	t.Parallel()
+	l := busyLane(time.Now(), 2, 0, 0)
+	l.pace(time.Millisecond)
+	for range paceWindows - 1 {
+		if l.pace(time.Second); l.interval != time.Millisecond {
+			t.Fatalf("pace %v after a window in which nothing moved", l.interval)
+		}
+	}
+	if l.pace(time.Second); l.interval != time.Second {
+		t.Errorf("pace %v, and all windows that count were slower", l.interval)
+	}
+}
+
+// In the lane of an endpoint that has just answered well and fast deliveries may wait twice as long, if it has no rate limit.
+func TestLaneOfOneThatAnswersWellHoldsMore(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for queued, taken := range map[int]bool{150: true, 201: false} {
+		l := busyLane(now, 4, queued, 10*time.Millisecond)
+		l.proven = true
+		if got := l.offer(t.Context(), &delivery{}, true); got != taken {
+			t.Errorf("behind %d that take 10 ms each: taken %v", queued, got)
+		}
+	}
+	limited := busyLane(now, 4, 150, time.Millisecond)
+	limited.proven, limited.limiter = true, rate.NewLimiter(100, 1)
+	if limited.offer(t.Context(), &delivery{}, true) {
+		t.Error("taken behind 1.5 s of a rate limit")
+	}
+}
+
+// What fills a lane before its endpoint has answered at all waits a moment for that, and for one endpoint at a time.
+func TestLaneWaitsForTheFirstAnswer(t *testing.T) {
+	t.Parallel()
+	full := func() *lane {
+		l := busyLane(time.Now(), 4, 10, 0)
+		l.bytes = laneBytes
+		return l
+	}
+	answering := full()
+	go func() {
+		answering.learn(webhook.Result{Outcome: webhook.Delivered, StatusCode: 200}, Decision{}, time.Now(), time.Now(), circuitRun)
+		signal(answering.room) // as next does
+	}()
+	if !answering.offer(t.Context(), &delivery{}, true) {
+		t.Error("refused, though the first answer came")
+	}
+	silent := full()
+	if silent.offer(t.Context(), &delivery{}, true) {
+		t.Error("taken without an answer")
+	}
+	began := time.Now()
+	if other := full(); other.fanout != silent.fanout {
+		other.fanout = silent.fanout
+		if other.offer(t.Context(), &delivery{}, true) || time.Since(began) >= firstWait {
+			t.Errorf("waited for a second endpoint: %v", time.Since(began))
+		}
+	}
+}
+
 func TestLaneSlowStart(t *testing.T) {
 	t.Parallel()
 	now := time.Now()

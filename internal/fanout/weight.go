@@ -4,8 +4,8 @@ const (
 	// laneBytes is what the events in a lane may take together, and a shareOf of what is left of three quarters of maxHeldBytes:
 	// the more endpoints there are that hold much, the less each may hold, and there is always room to read what is for others.
 	laneBytes, shareOf = 4 << 20, 16
-	// provenShare times as much may one take that has just answered well and fast: it empties its lane within a moment, and what it does
-	// not take has to be stored and read again, which costs as much as half a webhook.
+	// provenShare times as much may one take that has just answered well and fast, and so many times as long may it wait: it empties its
+	// lane within a moment, and what it does not take has to be stored and read again, which costs as much as half a webhook.
 	provenShare = 2
 	// unknownSize is what an event counts for that is still to be read, where none has been read before.
 	unknownSize = laneBytes / 8

@@ -24,9 +24,9 @@ func BenchmarkSend(b *testing.B) {
 	const inFlight = 32 // times GOMAXPROCS
 
 	b.Run("sender", func(b *testing.B) {
-		s := newSender(b, func(c *webhook.SenderConfig) { c.MaxIdlePerHost = 1024 })
+		s := newSender(b, func(c *webhook.SenderConfig) { c.MaxIdlePerHost, c.UserAgent = 1024, "relay" })
 		r := request(b, srv.URL)
-		r.Body, r.Traceparent = body, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+		r.Sequence, r.Attempt, r.Body, r.Traceparent = 4711, 1, body, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 		b.ReportAllocs()
 		b.SetParallelism(inFlight)
 		b.RunParallel(func(pb *testing.PB) {

@@ -150,20 +150,23 @@ func (s *Sender) Send(ctx context.Context, r *Request) Result {
 	if at.IsZero() {
 		at = start
 	}
-	req, outcome, err := s.request(r, at)
+	ctx, cancel := context.WithTimeout(ctx, orDefault(r.Timeout, s.timeout))
+	defer cancel()
+	req, outcome, err := s.request(ctx, r, at)
 	if err != nil {
 		return Result{Outcome: outcome, Err: fmt.Errorf("post: %w", err), Duration: time.Since(start)}
 	}
-	ctx, cancel := context.WithTimeout(ctx, orDefault(r.Timeout, s.timeout))
-	defer cancel()
-	result, header := s.exchange(req.WithContext(ctx), r.Route)
+	result, header := s.exchange(req, r.Route)
 	result.Duration = time.Since(start)
 	result.keep(r, req.Header, header)
 	return result
 }
 
+// blank is what all requests begin as.
+var blank = &http.Request{Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
+
 // request builds the signed HTTP request; the outcome says why it cannot.
-func (s *Sender) request(r *Request, at time.Time) (*http.Request, Outcome, error) {
+func (s *Sender) request(ctx context.Context, r *Request, at time.Time) (*http.Request, Outcome, error) {
 	if r.URL == nil {
 		return nil, InvalidRequest, errors.New("no url")
 	}
@@ -180,11 +183,8 @@ func (s *Sender) request(r *Request, at time.Time) (*http.Request, Outcome, erro
 	if err != nil {
 		return nil, InvalidRequest, err
 	}
-	req := &http.Request{
-		Method: http.MethodPost, URL: r.URL, Host: r.URL.Host, Header: header,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Body: http.NoBody,
-	}
+	req := blank.WithContext(ctx) // filled after that, which makes a copy
+	req.Method, req.URL, req.Host, req.Header, req.Body = http.MethodPost, r.URL, r.URL.Host, header, http.NoBody
 	sent := r.Body
 	if r.Encoding != "" {
 		sent = r.Encoded
@@ -233,9 +233,12 @@ func (s *Sender) header(r *Request, at time.Time) (http.Header, error) {
 	return h, checkHeader(h)
 }
 
+// senderHeaders is for how many headers of the sender there is room: a map of Go that is filled grows to twice its size.
+const senderHeaders = 14
+
 // ownHeader is what an endpoint may say of its own headers, with room for those of the sender.
 func ownHeader(own http.Header) http.Header {
-	h := make(http.Header, 8+len(own))
+	h := make(http.Header, senderHeaders+len(own))
 	for name, values := range own {
 		if canonical := http.CanonicalHeaderKey(name); !reservedHeader(canonical) {
 			h[canonical] = values

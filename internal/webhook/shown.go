@@ -67,11 +67,12 @@ func sentOf(r *Request, h http.Header) *Sent {
 // keep takes over what is to be recorded of a request and its answer.
 func (r *Result) keep(req *Request, sent, answer http.Header) {
 	r.Sent = sentOf(req, sent)
-	if len(answer) == 0 && len(r.Body) == 0 {
+	names := shownNames(answer, r.Outcome == Delivered)
+	if len(names) == 0 && len(r.Body) == 0 {
 		return
 	}
 	secrets := echoesOf(req)
-	r.Header, r.Body = shownAnswer(answer, secrets, r.Outcome == Delivered), secrets.without(r.Body)
+	r.Header, r.Body = shownAnswer(answer, names, secrets, r.Outcome == Delivered), secrets.without(r.Body)
 }
 
 // Complete adds what the rest of the record tells. Headers of CloudEvents in binary mode stay away: the event has them.
@@ -103,19 +104,23 @@ func (s *Sent) Complete(eventID string, at time.Time, sequence uint64, attempt i
 	s.Headers, s.Kept = h, nil
 }
 
-// shownAnswer is what is kept of an answer's header, by names in lower case: those that look like credentials, and those in which
-// one of the secrets stands, without their values. It is valid UTF-8 without control characters.
-func shownAnswer(h http.Header, secrets echoes, delivered bool) map[string]string {
-	names := make([]string, 0, maxShownHeaders)
+// shownNames is which headers of an answer may be kept, in order.
+func shownNames(h http.Header, delivered bool) (names []string) {
 	for name := range h {
 		if !delivered || !dull(name) {
 			names = append(names, name)
 		}
 	}
+	slices.Sort(names)
+	return names
+}
+
+// shownAnswer is what is kept of some headers of an answer, by names in lower case: those that look like credentials, and those in which
+// one of the secrets stands, without their values. It is valid UTF-8 without control characters.
+func shownAnswer(h http.Header, names []string, secrets echoes, delivered bool) map[string]string {
 	if len(names) == 0 {
 		return nil
 	}
-	slices.Sort(names)
 	most := maxShownBytes
 	if delivered {
 		most = maxShownDelivered

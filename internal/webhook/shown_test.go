@@ -63,7 +63,7 @@ func TestShownAnswerIsBounded(t *testing.T) {
 		{"dull of a success", http.Header{"Date": {"now"}, "Content-Length": {"0"}}, true, 0, 0},
 	} {
 		size := 0
-		got := shownAnswer(tt.h, nil, tt.delivered)
+		got := shownAnswer(tt.h, shownNames(tt.h, tt.delivered), nil, tt.delivered)
 		for name, value := range got {
 			size += len(name) + len(value)
 		}
@@ -71,7 +71,7 @@ func TestShownAnswerIsBounded(t *testing.T) {
 			t.Errorf("%s: %d headers in %d bytes: %v", tt.name, len(got), size, got)
 		}
 	}
-	if got := shownAnswer(many, nil, false); got["x-00"] != "a, b" || got["date"] != "now" {
+	if got := shownAnswer(many, shownNames(many, false), nil, false); got["x-00"] != "a, b" || got["date"] != "now" {
 		t.Errorf("%v", got)
 	}
 }

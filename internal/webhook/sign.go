@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"hash"
 	"net/http"
 	"strconv"
 	"strings"
@@ -90,13 +91,25 @@ func signedMessage(prefix, body []byte) []byte {
 	return append(append(make([]byte, 0, len(prefix)+len(body)), prefix...), body...)
 }
 
+// mac signs with one key, again and again.
+type mac struct {
+	hash.Hash
+	sum [sha256.Size]byte
+}
+
 func appendHMAC(dst, prefix, body []byte, s Secret) []byte {
-	mac := hmac.New(sha256.New, s.bytes())
-	mac.Write(prefix)
-	mac.Write(body)
-	var sum [sha256.Size]byte
+	key := *s.key
+	m, ok := key.macs.Get().(*mac)
+	if !ok {
+		m = &mac{Hash: hmac.New(sha256.New, key.hmac)}
+	}
+	m.Reset()
+	m.Write(prefix)
+	m.Write(body)
 	dst = append(dst, SchemeHMAC+","...)
-	return base64.StdEncoding.AppendEncode(dst, mac.Sum(sum[:0]))
+	dst = base64.StdEncoding.AppendEncode(dst, m.Sum(m.sum[:0]))
+	key.macs.Put(m)
+	return dst
 }
 
 func appendEd25519(dst, message []byte, s Secret) []byte {
