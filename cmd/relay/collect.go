@@ -37,7 +37,12 @@ func gcPercentFor(held uint64) int {
 }
 
 // collection is not reachable, so that each collection finds it: its finalizer runs after each.
-type collection struct{ percent int }
+type collection struct {
+	percent int
+	// Go lays what is smaller than 16 bytes and has no pointer beside others, and it is found only when all of them are not
+	// reachable: GOGC would stay what it was while something small was held.
+	_ [16]byte
+}
 
 // afterCollection sets GOGC by what each collection has left.
 func afterCollection(c *collection) {
