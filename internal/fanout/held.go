@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unique"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -95,13 +96,14 @@ type held struct {
 
 // heldKey is a message's place: JetStream brings it again there. The time tells it from one of a stream that was made anew.
 type heldKey struct {
-	stream   string
-	consumer string
+	from     unique.Handle[consumerName] // 8 bytes: very many keys are remembered
 	sequence uint64
 	stored   int64 // Unix nanoseconds
 }
 
-// maxSettled bounds the messages that are remembered after they were settled: about 3 MB, and all that can come again after
+type consumerName struct{ stream, consumer string }
+
+// maxSettled bounds the messages that are remembered after they were settled: about 5 MB, and all that can come again after
 // an outage of NATS, where maxAckPending may be on their way.
 const maxSettled = maxAckPending
 
@@ -118,7 +120,7 @@ func (f *Fanout) holdIn(ctx context.Context, room *semaphore.Weighted, m jetstre
 		_ = m.Term() // nothing of JetStream's
 		return nil
 	}
-	key := heldKey{meta.Stream, meta.Consumer, meta.Sequence.Stream, meta.Timestamp.UnixNano()}
+	key := heldKey{unique.Make(consumerName{meta.Stream, meta.Consumer}), meta.Sequence.Stream, meta.Timestamp.UnixNano()}
 	// A consumer that was made anew counts from the beginning.
 	if (meta.NumDelivered > 1 || meta.Stream == bus.StreamRetry) && f.held.cameAgain(key, m) {
 		return nil

@@ -3,6 +3,7 @@ package fanout
 import (
 	"testing"
 	"time"
+	"unique"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/semaphore"
@@ -92,15 +93,16 @@ func TestMessageThatComesAgain(t *testing.T) {
 func TestSettledIsBounded(t *testing.T) {
 	t.Parallel()
 	var s heldSet
+	from := unique.Make(consumerName{"NEX", "c"})
 	for i := range 3 * maxSettled {
-		h := &held{key: heldKey{"NEX", "c", uint64(i), 1}}
+		h := &held{key: heldKey{from, uint64(i), 1}}
 		s.add(h)
 		s.remove(h)
 	}
 	if len(s.settled) != maxSettled || len(s.order) != maxSettled || len(s.all) != 0 {
 		t.Errorf("%d settled, %d in order, %d held", len(s.settled), len(s.order), len(s.all))
 	}
-	if _, known := s.settled[heldKey{"NEX", "c", 3*maxSettled - 1, 1}]; !known {
+	if _, known := s.settled[heldKey{from, 3*maxSettled - 1, 1}]; !known {
 		t.Error("the newest is forgotten")
 	}
 }

@@ -8,8 +8,8 @@ import (
 
 const (
 	// rereadBytes bounds the events that are kept after they were read from the log for a delivery that had waited: what
-	// waits for many endpoints comes back to all of them at about the same time, and is read once. They are let go when
-	// nobody has asked for one for rereadTime.
+	// waits for many endpoints comes back to all of them at about the same time, and is read once. One is let go when nobody
+	// has asked for it for rereadTime.
 	rereadBytes = 8 << 20
 	rereadTime  = 10 * time.Second
 )
@@ -20,11 +20,11 @@ type reread struct {
 	all   map[uint64]*rereadEvent
 	order []*rereadEvent // those that have come, oldest first
 	bytes int            // of those
-	asked time.Time
 }
 
 type rereadEvent struct {
 	sequence uint64
+	asked    time.Time     // for the last time; guarded by reread.mu
 	come     chan struct{} // closed when one of the next two is set
 	event    *message
 	err      error
@@ -36,8 +36,8 @@ func newReread() *reread { return &reread{all: map[uint64]*rereadEvent{}} }
 // kept.
 func (r *reread) get(ctx context.Context, sequence uint64, load func() (*message, error)) (*message, error) {
 	r.mu.Lock()
-	r.asked = time.Now()
 	if one := r.all[sequence]; one != nil {
+		one.asked = time.Now()
 		r.mu.Unlock()
 		select {
 		case <-one.come:
@@ -46,7 +46,7 @@ func (r *reread) get(ctx context.Context, sequence uint64, load func() (*message
 			return nil, ctx.Err()
 		}
 	}
-	one := &rereadEvent{sequence: sequence, come: make(chan struct{})}
+	one := &rereadEvent{sequence: sequence, asked: time.Now(), come: make(chan struct{})}
 	r.all[sequence] = one
 	r.mu.Unlock()
 
@@ -66,8 +66,9 @@ func (r *reread) get(ctx context.Context, sequence uint64, load func() (*message
 	return one.event, nil
 }
 
-// size is what an event takes, with what is kept beside its bytes.
-func (e *rereadEvent) size() int { return len(e.event.data) + 512 }
+// size is what an event takes: measured, 1,500 bytes beside its own, of which its headers, with those that the answer has got on its
+// way, are the most.
+func (e *rereadEvent) size() int { return len(e.event.data) + 1500 }
 
 // drop lets go of the oldest; mu is held.
 func (r *reread) drop() {
@@ -78,15 +79,14 @@ func (r *reread) drop() {
 	delete(r.all, oldest.sequence)
 }
 
-// expire lets go of all of them when nobody needs them any more.
+// expire lets go of those that nobody has asked for lately, from the oldest to the first that somebody has.
 func (r *reread) expire(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if now.Sub(r.asked) < rereadTime {
-		return
-	}
-	for len(r.order) > 0 {
+	for len(r.order) > 0 && now.Sub(r.order[0].asked) >= rereadTime {
 		r.drop()
 	}
-	r.order = nil
+	if len(r.order) == 0 {
+		r.order = nil
+	}
 }

@@ -50,6 +50,20 @@ func TestReread(t *testing.T) {
 		if _, err := r.get(t.Context(), 200, of(200, 2*rereadBytes)); err != nil || len(r.all) != 1 {
 			t.Fatalf("one that is larger than all may be: %v, %d kept", err, len(r.all))
 		}
+		time.Sleep(rereadTime - time.Second)
+		for sequence := range uint64(3) {
+			_, _ = r.get(t.Context(), 300+sequence, of(300+sequence, 100))
+		}
+		time.Sleep(time.Second)
+		if r.expire(time.Now()); len(r.all) != 3 {
+			t.Fatalf("%d are kept after those that others asked for, not 3", len(r.all))
+		}
+		time.Sleep(rereadTime - time.Second)
+		_, _ = r.get(t.Context(), 301, nil) // which keeps what has come since, too
+		time.Sleep(time.Second)
+		if r.expire(time.Now()); len(r.all) != 2 || r.all[301] == nil || r.all[302] == nil {
+			t.Fatalf("%d are kept, not the one that was asked for and the next", len(r.all))
+		}
 		time.Sleep(rereadTime)
 		r.expire(time.Now())
 		if len(r.all) != 0 || r.bytes != 0 {

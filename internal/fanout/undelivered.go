@@ -269,9 +269,9 @@ func (f *Fanout) ownWork(id string) (w work) {
 				continue
 			}
 			switch settled := one.settled.Load(); {
-			case key.stream == bus.StreamRetry && settled:
+			case key.from.Value().stream == bus.StreamRetry && settled:
 				w.Settled = append(w.Settled, one.sequence)
-			case key.stream == bus.StreamNex && !settled:
+			case key.from.Value().stream == bus.StreamNex && !settled:
 				w.Fresh = append(w.Fresh, one.sequence)
 			}
 		}
