@@ -39,9 +39,6 @@ func TestGCPercentFor(t *testing.T) {
 	}
 }
 
-// beside is small and stays: it must not keep a collection from being heard of.
-var beside [100]*int64
-
 // TestCollectGarbage holds little, then much: the next collection comes after the floor, then after half of what is held.
 func TestCollectGarbage(t *testing.T) {
 	before := debug.SetGCPercent(100)
@@ -51,9 +48,6 @@ func TestCollectGarbage(t *testing.T) {
 		t.Fatalf("GOGC is %d though the environment says 100", got)
 	}
 	collectGarbage(nil)
-	for i := range beside {
-		beside[i] = new(int64)
-	}
 	goal := func() (held, garbage int) {
 		s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/heap/goal:bytes"}}
 		metrics.Read(s)
