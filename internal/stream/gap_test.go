@@ -384,19 +384,31 @@ func TestRetractWaitsForRoom(t *testing.T) {
 	s.gap.surprise(now.Add(-time.Hour), false)
 	full, stop := context.WithCancel(t.Context())
 	stop()
+	var told []item
+	goOn := make(chan struct{})
+	s.publisher.line = newLine(func(group []item) {
+		<-goOn
+		told = append(told, group...)
+	})
+	put := func() {
+		t.Helper()
+		if err := s.publisher.line.put(t.Context(), item{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put() // is worked on, or among those that wait
+	b.eventually("it is worked on", func() bool { return len(s.publisher.line.room) == 0 })
 	for range pipelineDepth {
-		s.publisher.line <- item{}
+		put()
 	}
 	s.retract(full)
-	<-s.publisher.line
+	close(goOn)
 	s.retract(t.Context())
-	if n := len(s.publisher.line); n != pipelineDepth {
-		t.Fatalf("%d of %d wait, the checkpoint is not among them", n, pipelineDepth)
+	s.publisher.line.end()
+	if n := len(told); n != 1+pipelineDepth+1 || told[n-1].event == nil {
+		t.Fatalf("%d were told, the checkpoint is not the last of them", n)
 	}
-	for range pipelineDepth - 1 {
-		<-s.publisher.line
-	}
-	(<-s.publisher.line).release()
+	told[len(told)-1].release()
 }
 
 // An insight with a time that is none does not make Nex be asked for what is to come in a thousand years.

@@ -15,11 +15,6 @@ import (
 )
 
 const (
-	// pipelineDepth is how many events of one stream may wait for the publisher: room for each costs 56 bytes, for as long
-	// as the stream lives.
-	pipelineDepth = 32
-	// groupMax is how many of them are looked up in the log together.
-	groupMax = 128
 	retryMin = 100 * time.Millisecond
 	retryMax = 5 * time.Second
 )
@@ -36,7 +31,9 @@ type publisher struct {
 	log   *slog.Logger
 	count *counters
 	now   func() time.Time
-	line  chan item
+	line  *line
+
+	patience context.Context // of what is under way
 	// surprise hears of each new insight that came over the stream, before it is written, and answers what is to be told first;
 	// nil for nothing. In the log it stands before what it is about: no other life knows of the one without the other.
 	surprise func(emitted time.Time, recalled bool) *event.Event
@@ -47,7 +44,7 @@ type publisher struct {
 	// past tells of an insight of a replay that the log does not hold whether it has left it; nil for never.
 	past func(emitted time.Time) bool
 
-	ids    *identities       // of run, as what follows is
+	ids    *identities       // of the line's goroutine, as what follows is
 	from   uint64            // ids knows every insight of the workspace from this sequence on
 	last   map[string]uint64 // by subject: the newest sequence that ids knows, where it is not the one before from
 	warned bool              // that publishing fails
@@ -68,12 +65,12 @@ type item struct {
 }
 
 func newPublisher(b *bus.Bus, log *slog.Logger, count *counters, now func() time.Time, surprise func(time.Time, bool) *event.Event) *publisher {
-	return &publisher{
-		bus: b, log: log, count: count, now: now, surprise: surprise, line: make(chan item, pipelineDepth), last: map[string]uint64{},
-	}
+	p := &publisher{bus: b, log: log, count: count, now: now, surprise: surprise, last: map[string]uint64{}, patience: context.Background()}
+	p.line = newLine(p.settleAll)
+	return p
 }
 
-// know tells what the log holds; before run.
+// know tells what the log holds; before the first submit.
 func (p *publisher) know(window time.Duration, recent bus.Recent) {
 	p.ids, p.from = newIdentities(window, recent), recent.From
 	for _, k := range recent.Insights {
@@ -86,13 +83,10 @@ func (p *publisher) submit(ctx context.Context, it item) (err error) {
 	if it.release, err = p.bus.Reserve(ctx, len(it.event.Data)); err != nil {
 		return err
 	}
-	select {
-	case p.line <- it:
-		return nil
-	case <-ctx.Done():
+	if err = p.line.put(ctx, it); err != nil {
 		it.release()
-		return ctx.Err()
 	}
+	return err
 }
 
 // flush returns when everything submitted before is in the log.
@@ -115,10 +109,8 @@ func (p *publisher) lacks(ctx context.Context, list []*event.Event) (bool, error
 // between does something after everything submitted before is in the log, and before anything that is submitted later.
 func (p *publisher) between(ctx context.Context, do func()) error {
 	arrived := make(chan struct{})
-	select {
-	case p.line <- item{done: func() { do(); close(arrived) }}:
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := p.line.put(ctx, item{done: func() { do(); close(arrived) }}); err != nil {
+		return err
 	}
 	select {
 	case <-arrived:
@@ -128,32 +120,13 @@ func (p *publisher) between(ctx context.Context, do func()) error {
 	}
 }
 
-// run settles what was submitted until the line is closed. ctx ends its patience.
-func (p *publisher) run(ctx context.Context) {
-	for it := range p.line {
-		group := p.gather([]item{it})
-		p.recall(ctx, group)
-		for i := range group {
-			p.settle(ctx, &group[i])
-			group[i] = item{} // its bytes are not needed any more
-		}
+// settleAll brings a group into the log, in order; the insights that are too old for ids are looked up together.
+func (p *publisher) settleAll(group []item) {
+	p.recall(p.patience, group)
+	for i := range group {
+		p.settle(p.patience, &group[i])
+		group[i] = item{} // its bytes are not needed any more
 	}
-}
-
-// gather adds what waits in the line already.
-func (p *publisher) gather(group []item) []item {
-	for len(group) < groupMax {
-		select {
-		case it, ok := <-p.line:
-			if !ok {
-				return group
-			}
-			group = append(group, it)
-		default:
-			return group
-		}
-	}
-	return group
 }
 
 // recall looks into the log for insights that are too old for ids to know.

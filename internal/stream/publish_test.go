@@ -1,7 +1,6 @@
 package stream
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -36,17 +35,7 @@ func newWriter(t *testing.T, b *bus.Bus, n int, since time.Time) *writer {
 		t.Fatal(err)
 	}
 	w.know(10*time.Minute, recent)
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		w.run(ctx)
-	}()
-	t.Cleanup(func() {
-		close(w.line)
-		<-done
-		cancel()
-	})
+	t.Cleanup(w.line.end)
 	return w
 }
 

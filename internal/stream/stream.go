@@ -85,14 +85,14 @@ func (s *stream) run(ctx context.Context) {
 	}
 	patience, giveUp := context.WithCancel(context.WithoutCancel(ctx))
 	defer giveUp()
+	s.publisher.patience = patience
+	s.hold(ctx)
+	apart(func() { s.endFilling(ctx) })
 	settled := make(chan struct{})
 	go func() {
 		defer close(settled)
-		s.publisher.run(patience)
+		s.publisher.line.end()
 	}()
-	s.hold(ctx)
-	apart(func() { s.endFilling(ctx) })
-	close(s.publisher.line)
 	select {
 	case <-settled:
 	case <-time.After(settleTime):
