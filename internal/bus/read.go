@@ -34,3 +34,22 @@ func (b *Bus) Read(ctx context.Context, subjects []string, from, to uint64, do f
 	}
 	return nil
 }
+
+// ReadRun hands over the events of the log from one sequence to another, both inclusive, that are not many, oldest first, as far as they take
+// no more than so many bytes. It is one request, without a consumer. Any replica of the stream answers: one that is behind gives less.
+func (b *Bus) ReadRun(ctx context.Context, from, to uint64, bytes int, do func(Stored)) error {
+	inbox := b.nc.NewInbox()
+	sub, err := b.nc.SubscribeSync(inbox)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	err = b.askDirect(StreamNex, ">", inbox, from, int(to-from+1), bytes)
+	if err == nil {
+		_, _, err = b.batch(ctx, sub, to, func(m Stored) error { do(m); return nil })
+	}
+	if err != nil {
+		return fmt.Errorf("read the log from %d to %d: %w", from, to, err)
+	}
+	return nil
+}

@@ -91,11 +91,7 @@ func (b *Bus) direct(ctx context.Context, stream, subject string, from, to uint6
 	}
 	defer func() { _ = sub.Unsubscribe() }()
 	for from <= to {
-		request, err := json.Marshal(map[string]any{"seq": from, "batch": directBatch, "max_bytes": directBytes, "next_by_subj": subject})
-		if err != nil {
-			return err
-		}
-		if err := b.nc.PublishRequest(jetstream.DefaultAPIPrefix+"DIRECT.GET."+stream, inbox, request); err != nil {
+		if err := b.askDirect(stream, subject, inbox, from, directBatch, directBytes); err != nil {
 			return fmt.Errorf("read %s: %w", subject, err)
 		}
 		last, more, err := b.batch(ctx, sub, to, do)
@@ -108,6 +104,15 @@ func (b *Bus) direct(ctx context.Context, stream, subject string, from, to uint6
 		from = last + 1
 	}
 	return nil
+}
+
+// askDirect asks for the messages of a stream on a subject from a sequence on, so many and as many bytes at most.
+func (b *Bus) askDirect(stream, subject, inbox string, from uint64, batch, bytes int) error {
+	request, err := json.Marshal(map[string]any{"seq": from, "batch": batch, "max_bytes": bytes, "next_by_subj": subject})
+	if err != nil {
+		return err
+	}
+	return b.nc.PublishRequest(jetstream.DefaultAPIPrefix+"DIRECT.GET."+stream, inbox, request)
 }
 
 // batch hands over the answer to one request of direct, and tells where it ended and whether there is more.

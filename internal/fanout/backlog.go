@@ -195,6 +195,7 @@ func (f *Fanout) handleBacklog(ctx context.Context, l *lane, m jetstream.Msg) {
 		return
 	}
 	list := f.holdReferences(ctx, m, refs)
+	f.readAhead(ctx, l, list)
 	for i, d := range list {
 		if l.admit(ctx, d) {
 			continue

@@ -2,8 +2,11 @@ package fanout
 
 import (
 	"context"
+	"math"
 	"sync"
 	"time"
+
+	"github.com/nex-crm/relay/internal/bus"
 )
 
 const (
@@ -12,6 +15,11 @@ const (
 	// has asked for it for rereadTime.
 	rereadBytes = 8 << 20
 	rereadTime  = 10 * time.Second
+	// aheadLeast is how many events that waited in one message are worth to be read together, aheadSpread among how many times as many
+	// they may lie, aheadBytes what is asked for at most, and aheadTime how long that may take: the due ones of all endpoints come
+	// one after the other.
+	aheadLeast, aheadSpread, aheadBytes = 8, 2, 1 << 20
+	aheadTime                           = 250 * time.Millisecond
 )
 
 // reread is the events that were read from the log again.
@@ -58,12 +66,42 @@ func (r *reread) get(ctx context.Context, sequence uint64, load func() (*message
 		delete(r.all, sequence)
 		return nil, one.err
 	}
+	r.kept(one)
+	return one.event, nil
+}
+
+// kept counts an event that has come; mu is held.
+func (r *reread) kept(one *rereadEvent) {
 	r.order = append(r.order, one)
 	r.bytes += one.size()
 	for r.bytes > rereadBytes && len(r.order) > 1 {
 		r.drop()
 	}
-	return one.event, nil
+}
+
+// has counts those of some events that are here or on their way.
+func (r *reread) has(sequences map[uint64]bool) (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for sequence := range sequences {
+		if r.all[sequence] != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// keep has an event here before it is asked for.
+func (r *reread) keep(m *message) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.all[m.sequence] != nil {
+		return
+	}
+	one := &rereadEvent{sequence: m.sequence, come: make(chan struct{}), event: m}
+	close(one.come)
+	r.all[m.sequence], r.asked = one, time.Now()
+	r.kept(one)
 }
 
 // size is what an event takes: measured, 1,500 bytes beside its own, of which its headers, with those that the answer has got on its
@@ -89,4 +127,38 @@ func (r *reread) expire(now time.Time) {
 	if len(r.order) == 0 {
 		r.order = nil
 	}
+}
+
+// readAhead reads the events of deliveries that have waited together, where they lie close to each other and their lane will ask for
+// them soon. What it does not read is read when it is asked for.
+func (f *Fanout) readAhead(ctx context.Context, l *lane, list []*delivery) {
+	if len(list) < aheadLeast || !l.soon() {
+		return
+	}
+	wanted := make(map[uint64]bool, len(list))
+	from, to := uint64(math.MaxUint64), uint64(0)
+	for _, d := range list {
+		if d.inline == nil {
+			wanted[d.sequence] = true
+			from, to = min(from, d.sequence), max(to, d.sequence)
+		}
+	}
+	if len(wanted) < aheadLeast || to-from >= aheadSpread*uint64(len(wanted)) || f.reread.has(wanted) > len(wanted)/2 || !f.loads.TryAcquire(1) {
+		return
+	}
+	defer f.loads.Release(1)
+	ctx, cancel := context.WithTimeout(ctx, aheadTime)
+	defer cancel()
+	_ = f.cfg.Bus.ReadRun(ctx, from, to, aheadBytes, func(m bus.Stored) {
+		if wanted[m.Sequence] {
+			f.reread.keep(newMessage(m.Subject, m.Header, m.Sequence, m.Time, m.Data))
+		}
+	})
+}
+
+// soon tells whether what the lane is given now is attempted within a moment.
+func (l *lane) soon() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.proven && l.open(time.Now()) && l.bytes < l.share() && l.wait() <= maxWait
 }

@@ -71,3 +71,25 @@ func TestReread(t *testing.T) {
 		}
 	})
 }
+
+// What was read ahead is not read again, and counts as what was asked for.
+func TestRereadKeeps(t *testing.T) {
+	t.Parallel()
+	r := newReread()
+	for range 2 {
+		r.keep(&message{sequence: 7, data: make([]byte, 100)})
+	}
+	if n := r.has(map[uint64]bool{7: true, 8: true}); n != 1 || len(r.order) != 1 || r.bytes != r.order[0].size() {
+		t.Errorf("%d are here, %d counted with %d bytes", n, len(r.order), r.bytes)
+	}
+	ev, err := r.get(t.Context(), 7, func() (*message, error) { return nil, errors.New("read again") })
+	if err != nil || ev.sequence != 7 {
+		t.Errorf("%v, %v", ev, err)
+	}
+	for i := range uint64(20) {
+		r.keep(&message{sequence: 100 + i, data: make([]byte, rereadBytes/2)})
+	}
+	if r.bytes > rereadBytes || len(r.order) != len(r.all) {
+		t.Errorf("%d bytes in %d events of %d are kept", r.bytes, len(r.order), len(r.all))
+	}
+}
