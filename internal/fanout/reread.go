@@ -98,9 +98,9 @@ func (r *reread) keep(m *message) {
 	if r.all[m.sequence] != nil {
 		return
 	}
-	one := &rereadEvent{sequence: m.sequence, come: make(chan struct{}), event: m}
+	one := &rereadEvent{sequence: m.sequence, asked: time.Now(), come: make(chan struct{}), event: m}
 	close(one.come)
-	r.all[m.sequence], r.asked = one, time.Now()
+	r.all[m.sequence] = one
 	r.kept(one)
 }
 
