@@ -4,51 +4,41 @@ import (
 	"context"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"testing"
 	"time"
 )
 
-// TestRest goes through seconds: what is allocated in each, and what is spare.
+// TestRest goes through seconds: what is allocated in each, and what is held.
 func TestRest(t *testing.T) {
 	const mb = 1 << 20
 	var r rest
 	var h heapUse
-	second := func(allocated, held, spare uint64) bool {
-		h.allocated += allocated
-		h.held, h.objects, h.free = held, held+spare/2, spare-spare/2
-		return r.step(h)
-	}
-	given := func(seconds int, allocated, held, spare uint64) (n int) {
-		for range seconds {
-			if second(allocated, held, spare) {
-				n++
+	given := func(seconds int, allocated, held uint64) (at []int) {
+		for i := range seconds {
+			h.allocated, h.held = h.allocated+allocated, held
+			if r.step(h) {
+				at = append(at, i)
 			}
 		}
-		return n
+		return at
 	}
-	if n := given(100, 5*mb, 50*mb, 15*mb); n != 0 {
-		t.Errorf("given back %d times though little is spare", n)
-	}
-	if n := given(100, 5*mb, 400*mb, 99*mb); n != 0 {
-		t.Errorf("given back %d times though it is little beside what is held", n)
-	}
-	if !second(0, 50*mb, 16*mb) {
-		t.Error("not given back at once")
-	}
-	if n := given(9, 32*mb, 50*mb, 0); n != 3 {
-		t.Errorf("given back %d times in the 9 seconds after the first", n)
-	}
-	if n := given(50, 5*mb, 50*mb, 100*mb); n != 0 {
-		t.Errorf("given back %d times within a minute of the first", n)
-	}
-	if n := given(59, 1*mb, 50*mb, 100*mb); n != 4 {
-		t.Errorf("given back %d times in the minute after", n)
-	}
-	if n := given(100, 33*mb, 50*mb, 100*mb); n != 0 {
-		t.Errorf("given back %d times while much is done", n)
-	}
-	if n := given(100, 0, 50*mb, 0); n != 1 {
-		t.Errorf("given back %d times when nothing is done after much", n)
+	for _, do := range []struct {
+		what            string
+		seconds         int
+		allocated, held uint64
+		want            []int
+	}{
+		{"much is done", 100, 33 * mb, 50 * mb, nil},
+		{"less is done", 18, 32 * mb, 50 * mb, []int{0, 5, 10, 15}},
+		{"much again", 100, 33 * mb, 50 * mb, nil},
+		{"nothing is done", 1000, 0, 50 * mb, []int{0}},
+		{"little is done", 50, mb, 50 * mb, []int{15, 31, 47}},
+		{"much is held", 200, mb, 400 * mb, []int{97, 197}},
+	} {
+		if got := given(do.seconds, do.allocated, do.held); !slices.Equal(got, do.want) {
+			t.Errorf("%s: given back at %v, not %v", do.what, got, do.want)
+		}
 	}
 }
 
@@ -69,12 +59,12 @@ func TestGiveBack(t *testing.T) {
 	}
 	runtime.KeepAlive(much)
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		h := readHeap()
-		if h.objects+h.free < 128<<20 {
+		var m runtime.MemStats
+		if runtime.ReadMemStats(&m); m.HeapSys-m.HeapReleased < 128<<20 {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%+v: not given back", h)
+			t.Fatalf("%d bytes of %d were given back", m.HeapReleased, m.HeapSys)
 		}
 	}
 	cancel()
