@@ -19,16 +19,17 @@ const (
 )
 
 // collectGarbage has Go collect when garbage is gcPercent of what is held, or garbageFloor where that is more. GOGC or
-// GOMEMLIMIT in the environment have their way instead.
-func collectGarbage(vars []string) {
+// GOMEMLIMIT in the environment have their way instead: then it answers false.
+func collectGarbage(vars []string) bool {
 	for _, kv := range vars {
 		if strings.HasPrefix(kv, "GOGC=") || strings.HasPrefix(kv, "GOMEMLIMIT=") {
-			return
+			return false
 		}
 	}
 	percent := gcPercentFor(0)
 	debug.SetGCPercent(percent)
 	afterCollection(&collection{percent: percent})
+	return true
 }
 
 // gcPercentFor is the GOGC at which as much garbage gathers as may, where so many bytes are held.

@@ -81,10 +81,11 @@ func (c *runCmd) serve(ctx context.Context, e env, up func(*relay.Relay)) error 
 		}
 		return err
 	}
-	collectGarbage(e.vars)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go giveBack(ctx)
+	if collectGarbage(e.vars) {
+		go giveBack(ctx)
+	}
 	go func() {
 		select {
 		case <-r.Ready():
