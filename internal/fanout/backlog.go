@@ -77,7 +77,11 @@ func (f *Fanout) startDrain(l *lane) {
 
 // drain brings an endpoint's backlog back, as the lane takes it, until there is none.
 func (f *Fanout) drain(ctx context.Context, l *lane) {
+	over := false
 	defer func() {
+		if over { // and perhaps another has begun
+			return
+		}
 		l.mu.Lock()
 		l.draining = false
 		l.mu.Unlock()
@@ -89,8 +93,8 @@ func (f *Fanout) drain(ctx context.Context, l *lane) {
 		if !f.awaitOpen(ctx, l) {
 			continue // no consumer for an endpoint that takes nothing
 		}
-		done, err := f.drainConsumer(ctx, l)
-		if done || ctx.Err() != nil {
+		var err error
+		if over, err = f.drainConsumer(ctx, l); over || ctx.Err() != nil {
 			return
 		}
 		if err != nil && f.cfg.Bus.Connected() && !said {
@@ -104,7 +108,7 @@ func (f *Fanout) drain(ctx context.Context, l *lane) {
 	}
 }
 
-// drainConsumer reads the backlog until it is empty (done) or cannot be read.
+// drainConsumer reads the backlog until it is empty (done: the lane counts as drained then), or cannot or must not be read.
 func (f *Fanout) drainConsumer(ctx context.Context, l *lane) (done bool, err error) {
 	cfg := bus.BacklogConsumer(l.endpoint, ackWait)
 	c, err := f.cfg.Bus.JetStream().CreateOrUpdateConsumer(ctx, bus.StreamRetry, cfg)
@@ -133,7 +137,7 @@ func (f *Fanout) drainConsumer(ctx context.Context, l *lane) (done bool, err err
 			}
 		}
 	}
-	return true, nil
+	return false, nil
 }
 
 // awaitOpen waits while the lane takes nothing, a second at most, and tells whether it takes something.
@@ -173,8 +177,8 @@ func (f *Fanout) drained(ctx context.Context, l *lane, c jetstream.Consumer, sto
 	}
 	l.mu.Lock()
 	done := info.NumPending == 0 && l.shelved == 0 && l.stored == stored
-	if done {
-		l.behind = false
+	if done { // what is stored from here on has a run of its own: this one has still to give back what it asked for
+		l.behind, l.draining = false, false
 	}
 	l.mu.Unlock()
 	if done {
