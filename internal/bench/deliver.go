@@ -60,14 +60,14 @@ func (s *stage) deliver(ctx context.Context, d delivery) error {
 		return err
 	}
 	var at []int64
-	cpu, err := s.spent(ctx, r.part, "", total, func() (err error) {
+	cpu, err := s.spentInAll(ctx, r.part, "", total, func() (err error) {
 		at, err = ask[[]int64](ctx, receiver, "wait", waitArgs{Name: "ok", Seconds: waitTime})
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	lost, err := recordsLost(ctx, r)
+	account, err := s.settle(ctx, total, r)
 	if err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func (s *stage) deliver(ctx context.Context, d delivery) error {
 	s.add(Figure{
 		Name: fmt.Sprintf("delivered, %s", d.text()), Unit: "webhooks/s", Value: float64(total-total/10) / (float64(at[1]-at[0]) / 1e9),
 		Bound: &bound, BoundOf: fmt.Sprintf("a bare net/http loop to %d hosts, half before and half after", d.boundHost),
-		Reach: Reach{ShareAtLeast, d.reach}, Size: fmt.Sprintf("%d webhooks", total), RecordsLost: lost, CPU: cpu,
+		Reach: Reach{ShareAtLeast, d.reach}, Size: fmt.Sprintf("%d webhooks", total), RecordsLost: account.lost, Doubled: account.doubled, CPU: cpu,
 	})
 	return nil
 }

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -48,13 +49,13 @@ func isolation(ctx context.Context, s *stage) error {
 		}
 		rates := map[*ring]float64{}
 		for _, r := range order {
-			if rates[r], err = r.burst(ctx, s.opts.Burst); err != nil {
+			if err := alone(r, order, func() (err error) { rates[r], err = r.burst(ctx, s.opts.Burst); return err }); err != nil {
 				return err
 			}
 		}
 		ages := map[*ring]spread{}
 		for _, r := range order {
-			if ages[r], err = r.paced(ctx, s.opts.PacedFor/2); err != nil {
+			if err := alone(r, order, func() (err error) { ages[r], err = r.paced(ctx, s.opts.PacedFor/2); return err }); err != nil {
 				return err
 			}
 		}
@@ -64,11 +65,11 @@ func isolation(ctx context.Context, s *stage) error {
 	}
 	lost := 0
 	for _, r := range []*ring{without, with} {
-		n, err := recordsLost(ctx, r.relay)
+		account, err := s.settle(ctx, 0, r.relay)
 		if err != nil {
 			return err
 		}
-		lost += n
+		lost += account.lost
 	}
 	bound, share := median(plain), median(ratios)
 	size := fmt.Sprintf("%d rounds of %d webhooks", s.opts.Rounds, s.opts.Burst*s.opts.Healthy)
@@ -84,6 +85,20 @@ func isolation(ctx context.Context, s *stage) error {
 		Size: fmt.Sprintf("%d rounds of %d webhooks at %d events/s", s.opts.Rounds, calm[0].N, pacedPerSecond),
 	})
 	return nil
+}
+
+// alone measures one while the processes of the others stand still, where the system can do that: what their sick endpoints cost is
+// none of the bound.
+func alone(r *ring, all []*ring, measure func() error) (err error) {
+	for _, other := range all {
+		if other != r {
+			if err := other.relay.standStill(); err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, other.relay.goOn()) }()
+		}
+	}
+	return measure()
 }
 
 func p99(list []spread) float64 {

@@ -31,7 +31,7 @@ type publisher struct {
 func (p *publisher) ops() map[string]handler {
 	return map[string]handler{
 		"fill": op(p.fill), "open": op(p.open), "connect": op(p.connect), "publish": op(p.publish), "pace": op(p.pace),
-		"subscribe": op(p.subscribe), "heard": op(p.heard), "wait": op(p.wait), "settled": op(p.settled),
+		"subscribe": op(p.subscribe), "heard": op(p.heard), "wait": op(p.wait), "settled": op(p.settled), "records": op(p.records),
 	}
 }
 
@@ -340,6 +340,26 @@ func (p *publisher) settled(ctx context.Context, a heardArgs) (nothing, error) {
 		case <-ticker.C:
 		case <-ctx.Done():
 			return nothing{}, fmt.Errorf("%d events are not settled after %.0f s", left, a.Seconds)
+		}
+	}
+}
+
+// records waits until so many records of attempts are stored, and answers how many are when that is so or the time is over.
+func (p *publisher) records(ctx context.Context, a heardArgs) (n int, err error) {
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for deadline := time.Now().Add(time.Duration(a.Seconds * float64(time.Second))); ; {
+		s, err := p.js.Stream(ctx, bus.StreamAttempts)
+		if err != nil {
+			return n, err
+		}
+		if n = int(s.CachedInfo().State.LastSeq); n >= a.N || time.Now().After(deadline) {
+			return n, nil
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return n, ctx.Err()
 		}
 	}
 }

@@ -55,6 +55,7 @@ func (s *stage) deliverBy(ctx context.Context, n int) (f Figure, err error) {
 		if err != nil {
 			return f, err
 		}
+		r.NATS = url
 		relays = append(relays, r)
 	}
 	events := s.opts.Deliver / replicaEndpoints
@@ -76,17 +77,17 @@ func (s *stage) deliverBy(ctx context.Context, n int) (f Figure, err error) {
 	if err != nil {
 		return f, err
 	}
+	account, err := s.settle(ctx, total, relays...)
+	if err != nil {
+		return f, err
+	}
+	f.RecordsLost, f.Doubled = account.lost, account.doubled
 	var shares []string
 	for _, r := range relays {
 		delivered, err := metric(ctx, r, `relay_delivery_attempts_total{outcome="delivered"}`)
 		if err != nil {
 			return f, err
 		}
-		lost, err := recordsLost(ctx, r)
-		if err != nil {
-			return f, err
-		}
-		f.RecordsLost += lost
 		shares = append(shares, fmt.Sprintf("%.0f %%", math.Round(100*delivered/float64(total))))
 		if err := s.stopRelay(ctx, r); err != nil {
 			return f, err

@@ -25,8 +25,11 @@ type Report struct {
 
 // Machine is where it was.
 type Machine struct {
-	OS, Arch, Go, Processor string
-	Processors              int
+	OS         string `json:"os"`
+	Arch       string `json:"arch"`
+	Go         string `json:"go"`
+	Processor  string `json:"processor"`
+	Processors int    `json:"processors"`
 }
 
 // Figure is one line of the table.
@@ -49,6 +52,10 @@ type Figure struct {
 	Note string  `json:"note,omitempty"`
 	// RecordsLost counts the attempts that left no record: a figure that was come to so has not reached anything.
 	RecordsLost int `json:"records_lost,omitempty"`
+	// Doubled counts the webhooks that came more than once, which a throughput must not be made of.
+	Doubled int `json:"doubled,omitempty"`
+	// ReachFor is the size that the reach is set for, where less was measured: what is met is met at this size.
+	ReachFor string `json:"reach_for,omitempty"`
 }
 
 // Reach is what a figure should come to.
@@ -69,6 +76,14 @@ const (
 	AtMost       ReachKind = "at_most"
 	NoReach      ReachKind = "none"
 )
+
+// unless is what a reach is set for, where less was measured.
+func unless(measured, needed int, what string) string {
+	if measured >= needed {
+		return ""
+	}
+	return fmt.Sprintf("%d %s", needed, what)
+}
 
 // add judges a figure and reports it.
 func (s *stage) add(f Figure) {
@@ -98,6 +113,13 @@ func (s *stage) add(f Figure) {
 	if f.RecordsLost > 0 {
 		f.Met = false
 		f.Note = strings.TrimPrefix(fmt.Sprintf("%s; %d attempt records were lost", f.Note, f.RecordsLost), "; ")
+	}
+	if f.Doubled > 0 {
+		f.Met = false
+		f.Note = strings.TrimPrefix(fmt.Sprintf("%s; %d webhooks came more than once", f.Note, f.Doubled), "; ")
+	}
+	if f.ReachFor != "" {
+		f.Note = strings.TrimPrefix(fmt.Sprintf("%s; the reach is set for %s (--scale full)", f.Note, f.ReachFor), "; ")
 	}
 	s.report.Figures = append(s.report.Figures, f)
 }
@@ -166,6 +188,8 @@ func (f *Figure) reached() string {
 		return "NO"
 	case f.Reach.Kind == NoReach:
 		return "-"
+	case f.ReachFor != "":
+		return "at this size"
 	}
 	return "yes"
 }

@@ -11,7 +11,7 @@ type Scale struct {
 	// Endpoints of deliver-10k and endpoints; Streams are the two sizes of streams.
 	Endpoints int
 	Streams   [2]int
-	// Quiet is how many streams and endpoints idle has, IdleFor how long it looks at them.
+	// Quiet is how many streams and endpoints idle has, IdleFor how long it looks at them: a keepalive comes every 30 s.
 	Quiet   int
 	IdleFor time.Duration
 	// PacedFor is how long latency emits PaceRate events a second.
@@ -32,7 +32,7 @@ type Scale struct {
 // shows that everything works.
 var (
 	Standard = Scale{
-		Name: "standard", Ingest: 40_000, Deliver: 40_000, Endpoints: 10_000, Streams: [2]int{1000, 3000}, Quiet: 1000, IdleFor: 8 * time.Second,
+		Name: "standard", Ingest: 40_000, Deliver: 40_000, Endpoints: 10_000, Streams: [2]int{1000, 3000}, Quiet: 1000, IdleFor: 30 * time.Second,
 		PacedFor: 4 * time.Second, PaceRate: 200, Healthy: 70, SickOfAKind: 10, Rounds: 2, Burst: 300, Parked: 40_000, Log: 150_000,
 		Settle: 2 * time.Second, Patience: 2 * time.Minute,
 	}

@@ -28,3 +28,8 @@ func resident() int64 {
 	}
 	return heldByGo()
 }
+
+// standStill has a part do nothing until goOn.
+func (p *part) standStill() error { return p.cmd.Process.Signal(syscall.SIGSTOP) }
+
+func (p *part) goOn() error { return p.cmd.Process.Signal(syscall.SIGCONT) }

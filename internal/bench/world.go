@@ -192,6 +192,15 @@ func (s *stage) spent(ctx context.Context, p *part, phase string, n int, do func
 	return (after.CPU - before.CPU) * 1e6 / float64(n), err
 }
 
+// spentInAll is spent from the start of the part's process on.
+func (s *stage) spentInAll(ctx context.Context, p *part, phase string, n int, do func() error) (each float64, err error) {
+	if err := s.profiled(ctx, p, phase, do); err != nil {
+		return 0, err
+	}
+	after, err := ask[usage](ctx, p, "usage", nothing{})
+	return after.CPU * 1e6 / float64(n), err
+}
+
 // profiled profiles a phase of a part, where that was asked for.
 func (s *stage) profiled(ctx context.Context, p *part, phase string, do func() error) error {
 	if s.opts.Profiles == "" {
@@ -232,7 +241,7 @@ func (s *stage) receive(ctx context.Context, ports int) (*part, []string, error)
 	return p, urls, err
 }
 
-// metric reads one of the relay's own.
+// metric reads one of the relay's own; the sum of all series whose name and labels begin so.
 func metric(ctx context.Context, r *relay, name string) (float64, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.HTTP+"/metrics", nil)
 	if err != nil {
@@ -244,13 +253,22 @@ func metric(ctx context.Context, r *relay, name string) (float64, error) {
 	}
 	defer resp.Body.Close()
 	defer http.DefaultClient.CloseIdleConnections()
-	lines := bufio.NewScanner(resp.Body)
+	lines, sum, found := bufio.NewScanner(resp.Body), 0.0, false
 	for lines.Scan() {
-		if value, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
-			return strconv.ParseFloat(value, 64)
+		series, text, ok := strings.Cut(lines.Text(), " ")
+		if !ok || series != name && !(strings.HasSuffix(name, "{") && strings.HasPrefix(series, name)) {
+			continue
 		}
+		value, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return 0, err
+		}
+		sum, found = sum+value, true
 	}
-	return 0, fmt.Errorf("the relay has no metric %s", name)
+	if !found {
+		return 0, errors.Join(fmt.Errorf("the relay has no metric %s", name), lines.Err())
+	}
+	return sum, nil
 }
 
 // awaitMetric waits until a metric has a value that is enough.
@@ -273,11 +291,38 @@ func awaitMetric(ctx context.Context, r *relay, name string, enough func(float64
 	}
 }
 
-// recordsLost is how many attempts left no record.
-func recordsLost(ctx context.Context, r *relay) (int, error) {
-	lost, err := metric(ctx, r, "relay_attempt_records_lost_total")
-	return int(lost), err
+// accounts is what a figure is worth: what left no record, and what came more than once.
+type accounts struct{ lost, doubled int }
+
+// settle waits until every attempt that some relays on one server made has its record in RELAY_ATTEMPTS, and counts what is wrong.
+// wanted is how many webhooks there are to deliver; 0 where nobody knows.
+func (s *stage) settle(ctx context.Context, wanted int, relays ...*relay) (a accounts, err error) {
+	attempts, delivered := 0.0, 0.0
+	for _, r := range relays {
+		made, err := metric(ctx, r, "relay_delivery_attempts_total{")
+		if err != nil {
+			return a, err
+		}
+		good, err := metric(ctx, r, `relay_delivery_attempts_total{outcome="delivered"}`)
+		if err != nil {
+			return a, err
+		}
+		attempts, delivered = attempts+made, delivered+good
+	}
+	log, err := s.connect(ctx, relays[0])
+	if err != nil {
+		return a, err
+	}
+	records, err := ask[int](ctx, log, "records", heardArgs{N: int(attempts), Seconds: recordsTime})
+	if wanted > 0 {
+		a.doubled = max(0, int(delivered)-wanted)
+	}
+	a.lost = max(0, int(attempts)-records)
+	return a, errors.Join(err, s.end(log))
 }
+
+// recordsTime is how long records may take to be stored, in seconds.
+const recordsTime = 20.0
 
 func slugs(n int) (list []string) {
 	for i := range n {

@@ -48,7 +48,8 @@ type Client struct {
 	maxEvent  int
 	maxAnswer int
 	idle      time.Duration
-	http      *http.Client // for REST
+	step      time.Duration // what each step of opening may take: the dial, the handshake, the header, the text of a refusal
+	http      *http.Client  // for REST
 	streams   *http.Client
 }
 
@@ -64,6 +65,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		maxEvent:  orDefault(cfg.MaxEventSize, defaultMaxEvent),
 		maxAnswer: orDefault(cfg.MaxAnswer, defaultMaxAnswer),
 		idle:      orDefault(cfg.IdleTimeout, defaultIdleTimeout),
+		step:      orDefault(cfg.ConnectTimeout, defaultConnectTimeout),
 	}
 	transport, streams := cfg.Transport, cfg.Transport
 	if transport == nil {
@@ -202,10 +204,18 @@ func readAnswer(ctx context.Context, body io.Reader, most int64, large func(cont
 	return append(content, rest...), err
 }
 
+// errOverdue ends an attempt each of whose steps came in time but not all of them together: a redirect without an end is one.
+var errOverdue = errors.New("timeout awaiting the stream")
+
 // Stream opens the insight stream. It lives until the server ends it, silence lasts too long, ctx ends, or Close.
 func (c *Client) Stream(ctx context.Context, key string) (*Feed, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
+	overdue := time.AfterFunc(4*c.step, func() { cancel(errOverdue) })
 	resp, err := c.get(ctx, c.streams, key, "/v1/insights/stream", "text/event-stream")
+	if !overdue.Stop() && err == nil {
+		_ = resp.Body.Close()
+		err = errOverdue
+	}
 	if err == nil {
 		if media, _, perr := mime.ParseMediaType(resp.Header.Get("Content-Type")); perr != nil || media != "text/event-stream" {
 			_ = resp.Body.Close()
@@ -213,6 +223,10 @@ func (c *Client) Stream(ctx context.Context, key string) (*Feed, error) {
 		}
 	}
 	if err != nil {
+		var refused *Error
+		if errors.Is(context.Cause(ctx), errOverdue) && !errors.As(err, &refused) {
+			err = errOverdue
+		}
 		cancel(nil)
 		return nil, fmt.Errorf("open stream: %w", err)
 	}
@@ -241,6 +255,8 @@ func (c *Client) get(ctx context.Context, client *http.Client, key, path, accept
 	}
 	if resp.StatusCode != http.StatusOK {
 		defer resp.Body.Close()
+		late := time.AfterFunc(c.step, func() { _ = resp.Body.Close() }) // its status says enough
+		defer late.Stop()
 		return nil, readError(resp, time.Now())
 	}
 	return resp, nil

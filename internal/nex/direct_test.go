@@ -241,3 +241,37 @@ func TestThroughProxy(t *testing.T) {
 		t.Errorf("without its proxy: %v", err)
 	}
 }
+
+// A refusal without an end is one all the same, and a redirect without an end does not hold a stream.
+func TestRefusedWithoutAnEnd(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		answer string
+		status int
+	}{
+		"unavailable": {"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\nContent-Length: 100\r\n\r\n{", http.StatusServiceUnavailable},
+		"chunked":     {"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n", http.StatusTooManyRequests},
+		"redirect":    {"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 100\r\n\r\n<", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			over := make(chan struct{})
+			base := answering(t, func(conn net.Conn) {
+				_, _ = io.WriteString(conn, c.answer)
+				<-over
+			})
+			defer close(over)
+			client, _ := clientOf(t, ClientConfig{BaseURL: base, ConnectTimeout: 100 * time.Millisecond})
+			_, err := client.Stream(bounded(t), key)
+			var refused *Error
+			switch {
+			case c.status == 0:
+				if !errors.Is(err, errOverdue) {
+					t.Error(err)
+				}
+			case !errors.As(err, &refused) || refused.Status != c.status || refused.RetryAfter != 7*time.Second:
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
