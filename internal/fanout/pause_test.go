@@ -231,6 +231,7 @@ func TestPausedForAMoment(t *testing.T) {
 				r.await(t, 1)
 				b.read()
 				b.stop()
+				r.Server.CloseClientConnections() // an attempt that was cut may only now be seen by the receiver
 				tried := len(r.all())
 				heal()
 				b.enable("crm", false, "")
