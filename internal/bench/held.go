@@ -46,9 +46,9 @@ func (s *stage) streamsOf(ctx context.Context, n int, empty int64) error {
 	if err != nil {
 		return err
 	}
-	needed := unless(n, 1000, "streams")
+	needed := reachFor(n, 1000, "streams")
 	if n > 1000 {
-		needed = unless(n, 10_000, "streams")
+		needed = reachFor(n, 10_000, "streams")
 	}
 	s.addMemory(fmt.Sprintf("resident memory per stream of %d", n), held, empty, n, 40, fmt.Sprintf("%d streams", n), needed)
 	var took time.Duration
@@ -130,11 +130,11 @@ func (s *stage) memoryOf(ctx context.Context, w setting) (m memory, err error) {
 	return m, s.stopRelay(ctx, r)
 }
 
-// addMemory reports what each of n takes, in KB. reach is in KB too, and set for another size where reachFor says so.
-func (s *stage) addMemory(name string, m memory, empty int64, n int, reach float64, size, reachFor string) {
+// addMemory reports what each of n takes, in KB. reach is in KB too, and set for another size where needed says so.
+func (s *stage) addMemory(name string, m memory, empty int64, n int, reach float64, size, needed string) {
 	each := func(rss int64) float64 { return max(0, float64(rss-empty)/1024/float64(n)) }
 	s.add(Figure{
-		Name: name, Unit: "KB", Value: each(m.resident), Reach: Reach{AtMost, reach}, ReachFor: reachFor, Size: size,
+		Name: name, Unit: "KB", Value: each(m.resident), Reach: Reach{AtMost, reach}, ReachFor: needed, Size: size,
 		Note: fmt.Sprintf("%.1f KB when the garbage is collected; the relay without them has %.0f MB", each(m.held), float64(empty)/(1<<20)),
 	})
 }
@@ -152,7 +152,7 @@ func endpoints(ctx context.Context, s *stage) error {
 		return err
 	}
 	size := fmt.Sprintf("%d endpoints", n)
-	s.addMemory(fmt.Sprintf("resident memory per endpoint of %d", n), held, empty, n, 4, size, unless(n, 10_000, "endpoints"))
+	s.addMemory(fmt.Sprintf("resident memory per endpoint of %d", n), held, empty, n, 4, size, reachFor(n, 10_000, "endpoints"))
 	s.add(Figure{Name: fmt.Sprintf("matching an event with %d endpoints", n), Unit: "µs", Value: matchTime(n), Reach: Reach{AtMost, 20}, Size: size + ", 10 match"})
 	return nil
 }

@@ -79,7 +79,7 @@ func retries(ctx context.Context, s *stage) error {
 	}
 	more := func(rss int64) float64 { return float64(rss-empty) / (1 << 20) }
 	s.add(Figure{
-		Name: "resident memory for what is parked", Unit: "MB", Value: more(waiting.resident), Reach: Reach{AtMost, 32}, ReachFor: unless(n, 100_000, "deliveries"),
+		Name: "resident memory for what is parked", Unit: "MB", Value: more(waiting.resident), Reach: Reach{AtMost, 32}, ReachFor: reachFor(n, 100_000, "deliveries"),
 		Size: fmt.Sprintf("%d deliveries", n),
 		Note: fmt.Sprintf("%.1f MB when the garbage is collected; the relay without them has %.0f MB; one that starts with the same log, all of it delivered, "+
 			"%.1f MB more (%.1f)", more(waiting.held), float64(empty)/(1<<20), more(done.resident), more(done.held)),
@@ -90,7 +90,7 @@ func retries(ctx context.Context, s *stage) error {
 	}
 	s.add(Figure{
 		Name: "drained when the endpoint returns, 10 to 90 % of it", Unit: "webhooks/s", Value: float64(n*9/10-n/10) / (float64(at[1]-at[0]) / 1e9), Bound: &bound,
-		BoundOf: "a bare net/http loop", Reach: Reach{ShareAtLeast, 0.7}, ReachFor: unless(n, 100_000, "deliveries"), Size: fmt.Sprintf("%d deliveries", n), RecordsLost: account.lost, Doubled: account.doubled, CPU: cpu,
+		BoundOf: "a bare net/http loop", Reach: Reach{ShareAtLeast, 0.7}, ReachFor: reachFor(n, 100_000, "deliveries"), Size: fmt.Sprintf("%d deliveries", n), RecordsLost: account.lost, Doubled: account.doubled, CPU: cpu,
 	})
 	return nil
 }
@@ -118,7 +118,7 @@ func restart(ctx context.Context, s *stage) error {
 		}
 		s.add(Figure{
 			Name: "start to first delivery, a long log, " + log.name, Unit: "s", Value: long.Seconds(), Bound: new(empty.Seconds()), BoundOf: "start with an empty log",
-			Reach: Reach{MoreAtMost, 1}, ReachFor: unless(s.opts.Log, 1_000_000, "events"), Size: fmt.Sprintf("%d events in the log", s.opts.Log),
+			Reach: Reach{MoreAtMost, 1}, ReachFor: reachFor(s.opts.Log, 1_000_000, "events"), Size: fmt.Sprintf("%d events in the log", s.opts.Log),
 		})
 	}
 	return nil

@@ -77,8 +77,8 @@ const (
 	NoReach      ReachKind = "none"
 )
 
-// unless is what a reach is set for, where less was measured.
-func unless(measured, needed int, what string) string {
+// reachFor is what a reach is set for, where less was measured.
+func reachFor(measured, needed int, what string) string {
 	if measured >= needed {
 		return ""
 	}
