@@ -304,7 +304,7 @@ func TestWrongAnswers(t *testing.T) {
 		"no content type": {func(w http.ResponseWriter, _ *http.Request) { w.Header()["Content-Type"] = nil }, "not text/event-stream"},
 		"no answer":       {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "timeout"},
 	} {
-		client, _ := serve(t, ClientConfig{ConnectTimeout: 100 * time.Millisecond}, c.handler)
+		client, _ := serve(t, ClientConfig{ConnectTimeout: time.Second}, c.handler)
 		if _, err := client.Stream(bounded(t), key); err == nil || !strings.Contains(err.Error(), c.fault) {
 			t.Errorf("%s: %v", name, err)
 		}

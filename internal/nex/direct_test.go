@@ -261,7 +261,7 @@ func TestRefusedWithoutAnEnd(t *testing.T) {
 				<-over
 			})
 			defer close(over)
-			client, _ := clientOf(t, ClientConfig{BaseURL: base, ConnectTimeout: 100 * time.Millisecond})
+			client, _ := clientOf(t, ClientConfig{BaseURL: base, ConnectTimeout: time.Second})
 			_, err := client.Stream(bounded(t), key)
 			var refused *Error
 			switch {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -158,7 +159,10 @@ func (b *bench) all() []stored {
 	var out []stored
 	for seq := max(s.CachedInfo().State.FirstSeq, 1); seq <= s.CachedInfo().State.LastSeq; seq++ {
 		m, err := b.bus.Get(b.t.Context(), seq)
-		if err != nil {
+		switch {
+		case errors.Is(err, bus.ErrNotInLog):
+			continue // purged out of the middle
+		case err != nil:
 			return out
 		}
 		e := stored{Stored: *m}

@@ -18,7 +18,7 @@ import (
 )
 
 // hostileTimeout is the attempt's: a receiver that does nothing costs a test as much.
-const hostileTimeout = 150 * time.Millisecond
+const hostileTimeout = 400 * time.Millisecond
 
 // drip writes text a byte at a time, until the other side has had enough. The pause is what is tested, not a way to wait.
 func drip(ctx context.Context, c net.Conn, text string) {

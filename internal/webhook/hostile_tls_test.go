@@ -196,11 +196,12 @@ func TestSendHTTP2AfterClose(t *testing.T) {
 	for _, graceful := range []bool{true, false} {
 		ca := newAuthority(t)
 		ended := make(chan struct{}, 8)
-		srv := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+		srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if graceful {
+				w.Header().Set("Connection", "close") // GOAWAY after this answer
+			}
+		}))
 		srv.TLS, srv.EnableHTTP2 = &tls.Config{Certificates: []tls.Certificate{ca.issue(nil)}}, true
-		if graceful {
-			srv.Config.IdleTimeout = time.Millisecond
-		}
 		srv.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 			if state == http.StateClosed {
 				ended <- struct{}{}

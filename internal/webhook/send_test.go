@@ -184,7 +184,7 @@ func TestSendBrokenReceiver(t *testing.T) {
 			_ = c.(*net.TCPConn).SetLinger(0)
 		}
 	}
-	const short, long = 100 * time.Millisecond, 10 * time.Second
+	const short, long = 500 * time.Millisecond, 10 * time.Second
 	tests := []struct {
 		name    string
 		talk    func(context.Context, net.Conn)
@@ -424,20 +424,19 @@ func TestSendGuarded(t *testing.T) {
 
 func TestSendNoConnection(t *testing.T) {
 	t.Parallel()
-	s := newSender(t, func(c *webhook.SenderConfig) {
-		c.Resolver = nameServer(t, map[string]netip.Addr{"silent.example": {}})
-		c.Timeout = 100 * time.Millisecond
-	})
+	names := nameServer(t, map[string]netip.Addr{"silent.example": {}})
 	tests := []struct {
-		url    string
-		want   webhook.Outcome
-		reason string
+		url     string
+		timeout time.Duration
+		want    webhook.Outcome
+		reason  string
 	}{
-		{"http://" + nobody + "/secret", webhook.DialError, nobody + ": connection refused"},
-		{"http://unknown.example/secret", webhook.DNSError, `no such host: "unknown.example"`},
-		{"http://silent.example/secret", webhook.Timeout, "timed out"},
+		{"http://" + nobody + "/secret", time.Minute, webhook.DialError, nobody + ": connection refused"},
+		{"http://unknown.example/secret", time.Minute, webhook.DNSError, `no such host: "unknown.example"`},
+		{"http://silent.example/secret", 100 * time.Millisecond, webhook.Timeout, "timed out"},
 	}
 	for _, tt := range tests {
+		s := newSender(t, func(c *webhook.SenderConfig) { c.Resolver, c.Timeout = names, tt.timeout })
 		got := s.Send(t.Context(), request(t, tt.url))
 		if got.Outcome != tt.want || got.Err == nil || !strings.Contains(got.Err.Error(), tt.reason) || strings.Contains(got.Err.Error(), "secret") {
 			t.Errorf("%s: got %s, %v", tt.url, got.Outcome, got.Err)
