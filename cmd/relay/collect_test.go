@@ -1,6 +1,8 @@
 package main
 
 import (
+	"math"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
@@ -31,10 +33,52 @@ func TestCollectionsAreFound(t *testing.T) {
 	}
 }
 
-func TestGCPercentFor(t *testing.T) {
-	for held, want := range map[uint64]int{0: 800, 4 << 20: 800, 32 << 20: 100, 64 << 20: 50, 640 << 20: 50} {
-		if got := gcPercentFor(held); got != want {
-			t.Errorf("%d bytes held: GOGC %d, not %d", held, got, want)
+func TestPercentFor(t *testing.T) {
+	for _, tt := range []struct {
+		floor int64
+		held  uint64
+		want  int
+	}{
+		{32 << 20, 0, 800}, {32 << 20, 4 << 20, 800}, {32 << 20, 32 << 20, 100}, {32 << 20, 64 << 20, 50}, {32 << 20, 640 << 20, 50},
+		{128 << 20, 4 << 20, 3200}, {128 << 20, 64 << 20, 200}, {128 << 20, 256 << 20, 50}, {128 << 20, 1 << 30, 50},
+	} {
+		if got := (&collection{floor: tt.floor}).percentFor(tt.held); got != tt.want {
+			t.Errorf("%d bytes held, garbage of %d: GOGC %d, not %d", tt.held, tt.floor, got, tt.want)
+		}
+	}
+}
+
+func TestGarbageFloor(t *testing.T) {
+	for limit, want := range map[int64]int64{0: 32 << 20, 128 << 20: 32 << 20, 512 << 20: 64 << 20, 1 << 30: 128 << 20, 1 << 40: 128 << 20, math.MaxInt64: 128 << 20} {
+		if got := garbageFloor(limit); got != want {
+			t.Errorf("a limit of %d: garbage of %d, not %d", limit, got, want)
+		}
+	}
+}
+
+func TestContainerLimit(t *testing.T) {
+	for name, tt := range map[string]struct {
+		files map[string]string
+		want  int64
+	}{
+		"no control groups": {nil, math.MaxInt64},
+		"version 1 alone":   {map[string]string{"/proc/self/cgroup": "9:memory:/x\n", "/sys/fs/cgroup/x/memory.max": "1"}, math.MaxInt64},
+		"no limit":          {map[string]string{"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/memory.max": "max\n"}, math.MaxInt64},
+		"no file":           {map[string]string{"/proc/self/cgroup": "0::/\n"}, math.MaxInt64},
+		"a container":       {map[string]string{"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/memory.max": "1073741824\n"}, 1 << 30},
+		"a service": {map[string]string{
+			"/proc/self/cgroup": "9:memory:/x\n0::/system.slice/relay.service\n",
+			"/sys/fs/cgroup/system.slice/relay.service/memory.max": "268435456\n",
+		}, 256 << 20},
+	} {
+		got := containerLimit(func(name string) ([]byte, error) {
+			if text, ok := tt.files[name]; ok {
+				return []byte(text), nil
+			}
+			return nil, os.ErrNotExist
+		})
+		if got != tt.want {
+			t.Errorf("%s: %d, not %d", name, got, tt.want)
 		}
 	}
 }
@@ -43,11 +87,18 @@ func TestGCPercentFor(t *testing.T) {
 func TestCollectGarbage(t *testing.T) {
 	before := debug.SetGCPercent(100)
 	defer debug.SetGCPercent(before)
-	collectGarbage([]string{"GOGC=100"})
+	if collectGarbage([]string{"GOGC=100"}) {
+		t.Fatal("GOGC is overruled")
+	}
 	if got := debug.SetGCPercent(100); got != 100 {
 		t.Fatalf("GOGC is %d though the environment says 100", got)
 	}
-	collectGarbage(nil)
+	limit := debug.SetMemoryLimit(256 << 20) // as GOMEMLIMIT
+	defer debug.SetMemoryLimit(limit)
+	if !collectGarbage([]string{"GOMEMLIMIT=256MiB"}) {
+		t.Fatal("GOMEMLIMIT alone turns it off")
+	}
+	debug.SetMemoryLimit(limit) // what follows would come near it
 	goal := func() (held, garbage int) {
 		s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/heap/goal:bytes"}}
 		metrics.Read(s)
@@ -70,9 +121,9 @@ func TestCollectGarbage(t *testing.T) {
 		}
 	}
 	near := func(got, want int) bool { return got > want*8/10 && got < want*12/10 }
-	becomes("little", func(held, garbage int) bool { return held < leastHeld && near(held+garbage, garbageFloor) })
+	becomes("little", func(held, garbage int) bool { return held < leastHeld && near(held+garbage, leastGarbage) })
 	much := make([]byte, 200<<20)
 	becomes("much", func(held, garbage int) bool { return held > len(much) && near(garbage, held*gcPercent/100) })
 	runtime.KeepAlive(much)
-	becomes("little again", func(held, garbage int) bool { return held < leastHeld && near(held+garbage, garbageFloor) })
+	becomes("little again", func(held, garbage int) bool { return held < leastHeld && near(held+garbage, leastGarbage) })
 }

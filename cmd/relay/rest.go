@@ -2,45 +2,66 @@ package main
 
 import (
 	"context"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
 )
 
 const (
-	// restLook is how often the relay is looked at, and atRest how many bytes it allocates from one look to the next at most when it
-	// has nothing to do: a thousand quiet streams take 20 KB.
+	// restLook is how often the relay is looked at.
 	restLook = time.Second
-	atRest   = 128 << 10
-	// worthIt is how much garbage makes it worth to collect it then. At the rate of atRest it takes a minute to gather.
-	worthIt = 8 << 20
+	// atRest is how many bytes it allocates from one look to the next at most when it has nothing to do: a thousand quiet streams
+	// take 20 KB. Then worthIt of garbage is collected, which gathers in a minute.
+	atRest, worthIt = 128 << 10, 8 << 20
+	// calm is the same for one that has little to do. More garbage than leastGarbage is for a relay whose collections cost others.
+	calm = leastGarbage / 4
+	// calmLooks is after how many calm looks what was busy is over: the server inside lets go of a block ten seconds
+	// after it was read, the fanout of an event that it read again too.
+	calmLooks = 15
 )
 
-// giveBack has the garbage collected, and the memory given back to the system, when there is something to give and the relay has come to
-// rest, until ctx ends. By itself Go does it with the next need of memory, which at rest is hours away: what a start, or a
-// storm of reconnects, had left stayed.
+// giveBack has the garbage collected, and the memory given back to the system, when there is something to give and the relay has
+// little to do, until ctx ends. By itself Go does it with the next need of memory, which at rest is hours away: what a start, a
+// storm of reconnects or a backlog had left stayed.
 func giveBack(ctx context.Context) {
 	ticker := time.NewTicker(restLook)
 	defer ticker.Stop()
-	for seen := uint64(0); ; {
+	for r := (rest{}); ; {
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
 			return
 		}
-		seen, _ = giveBackAtRest(seen)
+		r.look()
 	}
 }
 
-// giveBackAtRest is one look; seen is how many bytes were allocated at the one before, and now at this.
-func giveBackAtRest(seen uint64) (now uint64, given bool) {
+// rest is what the looks have seen: bytes allocated up to the last one, and up to the last that found the relay calm for long;
+// how many in a row have found it so.
+type rest struct {
+	seen, settled uint64
+	looks         int
+}
+
+func (r *rest) look() (given bool) {
 	now, garbage := allocations()
-	if now-seen >= atRest || garbage < worthIt {
-		return now, false
+	grown := now - r.seen
+	r.seen = now
+	if r.looks++; grown >= calm {
+		r.looks = 0
+	}
+	switch {
+	case r.looks >= calmLooks && now-r.settled >= worthIt:
+		r.settled = now
+		runtime.GC() // what is pooled outlives one collection
+	case grown < atRest && garbage >= worthIt, grown < calm && garbage >= leastGarbage:
+	default:
+		return false
 	}
 	debug.FreeOSMemory()
-	now, _ = allocations()
-	return now, true
+	r.seen, _ = allocations()
+	return true
 }
 
 // allocations is how many bytes were allocated ever, and how many of them are garbage at most: since the last collection.

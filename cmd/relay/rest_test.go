@@ -8,27 +8,71 @@ import (
 // left keeps what is garbage next on the heap.
 var left []byte
 
-func TestGiveBackAtRest(t *testing.T) {
+func waste(n int) {
+	left = make([]byte, n)
+	left = nil
+}
+
+func TestGiveBack(t *testing.T) {
 	before := debug.SetGCPercent(-1) // nobody else collects
 	defer debug.SetGCPercent(before)
 	debug.FreeOSMemory()
-	seen, _ := allocations()
-	if _, given := giveBackAtRest(seen); given {
-		t.Error("given back though there is nothing to give")
+	var r rest
+	looks := func(what string, want bool) {
+		t.Helper()
+		if r.look() != want {
+			t.Errorf("%s: given back %t", what, !want)
+		}
 	}
-	left = make([]byte, 2*worthIt)
-	left = nil
-	seen, given := giveBackAtRest(seen)
-	if given {
-		t.Error("given back while the relay works")
-	}
-	if seen, given = giveBackAtRest(seen); !given {
-		t.Error("not given back at rest")
-	}
+	r.look()
+	looks("nothing to give", false)
+	waste(calm + worthIt)
+	looks("while the relay works", false)
+	looks("at rest", true)
 	if _, garbage := allocations(); garbage >= worthIt {
 		t.Errorf("%d bytes of garbage are left", garbage)
 	}
-	if _, given = giveBackAtRest(seen); given {
-		t.Error("given back twice")
+	looks("twice", false)
+	for range leastGarbage/(calm/2) - 1 {
+		waste(calm / 2)
+		looks("with little to do and little to give", false)
+	}
+	waste(calm * 3 / 4)
+	looks("with little to do", true)
+	waste(leastGarbage)
+	looks("while the relay works", false)
+}
+
+// TestGiveBackLater: what was let go of without a word, after the last collection, is collected when the relay has been calm for a
+// while, once.
+func TestGiveBackLater(t *testing.T) {
+	before := debug.SetGCPercent(-1)
+	defer debug.SetGCPercent(before)
+	debug.FreeOSMemory()
+	var r rest
+	waste(2 * worthIt)
+	r.look()
+	given := 0
+	for range 3 * calmLooks {
+		waste(atRest)
+		if r.look() {
+			given++
+		}
+	}
+	if given != 1 {
+		t.Errorf("given back %d times", given)
+	}
+	r.look()
+	waste(2 * calm)
+	r.look()
+	for i := range calmLooks - 1 {
+		waste(atRest)
+		if r.look() {
+			t.Fatalf("given back after %d calm looks", i+1)
+		}
+	}
+	waste(atRest)
+	if !r.look() {
+		t.Error("not given back after the relay had been busy again")
 	}
 }

@@ -42,7 +42,7 @@ func (s *stage) streamsOf(ctx context.Context, n int, empty int64) error {
 	if _, err := ask[int64](ctx, src, "connected", connectedArgs{Seconds: waitTime}); err != nil {
 		return err
 	}
-	held, err := s.resting(ctx, r)
+	held, err := s.resting(ctx, r, s.opts.Settle)
 	if err != nil {
 		return err
 	}
@@ -74,8 +74,8 @@ func (s *stage) streamsOf(ctx context.Context, n int, empty int64) error {
 // memory of a relay that has nothing to do: what is resident, and what of it is left when the garbage is collected.
 type memory struct{ resident, held int64 }
 
-func (s *stage) resting(ctx context.Context, r *relay) (m memory, err error) {
-	if err := pause(ctx, s.opts.Settle); err != nil {
+func (s *stage) resting(ctx context.Context, r *relay, after time.Duration) (m memory, err error) {
+	if err := pause(ctx, after); err != nil {
 		return m, err
 	}
 	u, err := ask[usage](ctx, r.part, "usage", nothing{})
@@ -124,7 +124,7 @@ func (s *stage) memoryOf(ctx context.Context, w setting) (m memory, err error) {
 	if err != nil {
 		return m, err
 	}
-	if m, err = s.resting(ctx, r); err != nil {
+	if m, err = s.resting(ctx, r, s.opts.Settle); err != nil {
 		return m, err
 	}
 	return m, s.stopRelay(ctx, r)

@@ -47,7 +47,7 @@ func retries(ctx context.Context, s *stage) error {
 	if err := awaitMetric(ctx, r, "relay_retries_pending", func(v float64) bool { return v >= float64(n)*0.99 }); err != nil {
 		return err
 	}
-	waiting, err := s.resting(ctx, r)
+	waiting, err := s.resting(ctx, r, s.opts.Calm)
 	if err != nil {
 		return err
 	}
@@ -81,8 +81,8 @@ func retries(ctx context.Context, s *stage) error {
 	s.add(Figure{
 		Name: "resident memory for what is parked", Unit: "MB", Value: more(waiting.resident), Reach: Reach{AtMost, 32}, ReachFor: reachFor(n, 100_000, "deliveries"),
 		Size: fmt.Sprintf("%d deliveries", n),
-		Note: fmt.Sprintf("%.1f MB when the garbage is collected; the relay without them has %.0f MB; one that starts with the same log, all of it delivered, "+
-			"%.1f MB more (%.1f)", more(waiting.held), float64(empty)/(1<<20), more(done.resident), more(done.held)),
+		Note: fmt.Sprintf("when the garbage is collected %.1f MB, and %.1f MB where all of the same log has been delivered; the relay without them has %.0f MB",
+			more(waiting.held), more(done.held), float64(empty)/(1<<20)),
 	})
 	bound, err := s.postBound(ctx, hosts, n/2)
 	if err != nil {

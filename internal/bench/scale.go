@@ -22,8 +22,9 @@ type Scale struct {
 	Healthy, SickOfAKind, Rounds, Burst int
 	// Parked deliveries of retries, and Log is how many events the log of restart holds.
 	Parked, Log int
-	// Settle is how long a relay is left alone before its memory is read.
-	Settle time.Duration
+	// Settle is how long a relay is left alone before its memory is read, Calm how long after it had much to do: it gives back
+	// what it needed for that when it has been calm for 15 s.
+	Settle, Calm time.Duration
 	// Patience bounds one scenario.
 	Patience time.Duration
 }
@@ -34,17 +35,17 @@ var (
 	Standard = Scale{
 		Name: "standard", Ingest: 40_000, Deliver: 40_000, Endpoints: 10_000, Streams: [2]int{1000, 3000}, Quiet: 1000, IdleFor: 30 * time.Second,
 		PacedFor: 4 * time.Second, PaceRate: 200, Healthy: 70, SickOfAKind: 10, Rounds: 2, Burst: 300, Parked: 40_000, Log: 150_000,
-		Settle: 2 * time.Second, Patience: 2 * time.Minute,
+		Settle: 2 * time.Second, Calm: 25 * time.Second, Patience: 2 * time.Minute,
 	}
 	Full = Scale{
 		Name: "full", Ingest: 200_000, Deliver: 200_000, Endpoints: 10_000, Streams: [2]int{1000, 10_000}, Quiet: 1000, IdleFor: time.Minute,
 		PacedFor: 20 * time.Second, PaceRate: 200, Healthy: 70, SickOfAKind: 10, Rounds: 8, Burst: 600, Parked: 100_000, Log: 1_000_000,
-		Settle: 10 * time.Second, Patience: 10 * time.Minute,
+		Settle: 10 * time.Second, Calm: 40 * time.Second, Patience: 10 * time.Minute,
 	}
 	Quick = Scale{
 		Name: "quick", Ingest: 400, Deliver: 400, Endpoints: 200, Streams: [2]int{10, 20}, Quiet: 20, IdleFor: 200 * time.Millisecond,
 		PacedFor: 200 * time.Millisecond, PaceRate: 200, Healthy: 7, SickOfAKind: 1, Rounds: 1, Burst: 20, Parked: 500, Log: 1000,
-		Settle: 0, Patience: 2 * time.Minute,
+		Patience: 2 * time.Minute,
 	}
 )
 
