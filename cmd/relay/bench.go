@@ -14,7 +14,7 @@ import (
 type benchCmd struct {
 	Only     []string `sep:"," placeholder:"NAME,..." help:"These scenarios only; --list names them."`
 	Scale    string   `enum:"quick,standard,full" default:"standard" help:"How much of each: standard (under three minutes on two processors), full (every size that the reaches are set for), quick (shows only that it works)."`
-	Size     int      `placeholder:"BYTES" help:"Size of an insight, 512 to 524288 bytes; 1024 if left out. What is larger than 4096 comes in smaller numbers."`
+	Size     int      `placeholder:"BYTES" default:"1024" help:"Size of an insight, 512 to 524288 bytes; 1024 if left out. What is larger than 4096 comes in smaller numbers."`
 	JSON     bool     `name:"json" help:"Print the figures as JSON."`
 	List     bool     `help:"Print the scenarios and end."`
 	Dir      string   `type:"path" help:"Where the logs on disk are made, 2 GB with --scale full; they are removed again. The directory for temporary files if left out."`

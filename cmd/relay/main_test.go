@@ -122,6 +122,7 @@ func TestUsage(t *testing.T) {
 		{"demo --workspaces 99", 2, []string{"1 to 8"}},
 		{"demo --rate -1", 2, []string{"--rate"}},
 		{"bench --scale huge", 2, []string{"--scale", "standard"}},
+		{"bench --size 0", 2, []string{"--size 0", "512"}},
 		{"listen --status 99", 2, []string{"--status"}},
 		{"listen --secret nonsense", 2, []string{"secret"}},
 		{"listen --public-key whpk_sentinel", 2, []string{"public key"}},

@@ -28,7 +28,7 @@ import (
 type Options struct {
 	// Command starts a part: its arguments are followed by the size of an insight and the name of the role. See [Serve].
 	Command []string
-	// Size of an insight in bytes, UsualSize if 0. What is larger comes in smaller numbers.
+	// Size of an insight, MinSize to MaxSize bytes. What is larger than 4096 comes in smaller numbers.
 	Size int
 	// Only names the scenarios to run; empty means all.
 	Only []string
@@ -66,7 +66,7 @@ var Scenarios = []Scenario{
 
 // Check finds what is wrong with the options.
 func (o Options) Check() error {
-	if o.Size != 0 && (o.Size < MinSize || o.Size > MaxSize) {
+	if o.Size < MinSize || o.Size > MaxSize {
 		return fmt.Errorf("--size %d: %d to %d bytes are needed", o.Size, MinSize, MaxSize)
 	}
 	var names []string
@@ -96,9 +96,6 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		if err := os.MkdirAll(o.Profiles, 0o700); err != nil {
 			return nil, err
 		}
-	}
-	if o.Size == 0 {
-		o.Size = UsualSize
 	}
 	o.Scale = o.Scale.sized(o.Size)
 	began := time.Now()
