@@ -87,6 +87,37 @@ func TestSameIDAgain(t *testing.T) {
 	}
 }
 
+// Nothing stays of an endpoint that is gone, also where it had something to do when it went.
+func TestLaneOfOneThatIsGone(t *testing.T) {
+	t.Parallel()
+	b := setup(t, quick)
+	came, answer := make(chan struct{}, 3), make(chan struct{})
+	r := newReceiver(t, func(_ int, _ http.ResponseWriter, r *http.Request, _ []byte) {
+		came <- struct{}{}
+		select {
+		case <-answer:
+		case <-r.Context().Done():
+		}
+	})
+	b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL, MaxInFlight: 1})
+	b.create(&endpoint.Endpoint{ID: "stays", URL: newReceiver(t, nil).URL})
+	b.publish("x", 3)
+	<-came
+	lanes := func(n int) {
+		t.Helper()
+		eventually(t, fmt.Sprint(n, " lanes"), func() bool { got, _ := b.relay.Lanes(); return got == n })
+	}
+	lanes(2)
+	if err := b.registry.Delete(t.Context(), "crm"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the endpoint is gone", func() bool { return b.registry.Snapshot().Get("crm") == nil })
+	b.relay.Sweep()
+	lanes(2)
+	close(answer)
+	lanes(1)
+}
+
 func TestLiftedRateLimitHoldsNothing(t *testing.T) {
 	t.Parallel()
 	for _, ordered := range []bool{false, true} {

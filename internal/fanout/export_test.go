@@ -21,6 +21,13 @@ func (f *Fanout) LaneBytes() (most int) {
 	return most
 }
 
+// Lanes is of how many endpoints there is a lane, and how many deliveries are counted as waiting in them.
+func (f *Fanout) Lanes() (lanes int, waiting int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.lanes), f.inQueues.Load()
+}
+
 // HoldsAtMost tells whether the events that are held take n bytes at most.
 func (f *Fanout) HoldsAtMost(n int64) bool {
 	if !f.heldBytes.TryAcquire(maxHeldBytes - n) {

@@ -110,6 +110,9 @@ func (b *bundle) start() {
 	end := run(b.t, f.Run)
 	b.stop = func() {
 		end()
+		if _, waiting := f.Lanes(); waiting != 0 {
+			b.t.Errorf("%d deliveries wait in lanes after the end", waiting)
+		}
 		close()
 	}
 }

@@ -225,8 +225,7 @@ func (l *lane) offer(ctx context.Context, d *delivery, fresh bool) bool {
 		l.fanout.attempts.Go(func() { l.work(d, nil) })
 		return true
 	}
-	l.queue = append(l.queue, d)
-	l.weigh(d)
+	l.enqueue(d)
 	l.mu.Unlock()
 	return true
 }
@@ -301,8 +300,7 @@ func (l *lane) tryAdmit(d *delivery) (taken bool, again time.Duration) {
 		l.fanout.attempts.Go(func() { l.work(d, n) })
 		return true, 0
 	case l.open(now) && !l.circuit.open && l.limiter == nil && len(l.queue) < l.running && l.bytes < l.share() && l.fanout.queued.TryAcquire(1):
-		l.queue = append(l.queue, d)
-		l.weigh(d)
+		l.enqueue(d)
 		return true, 0
 	}
 	again = time.Second // to see whether the endpoint is still there
@@ -377,7 +375,7 @@ func (l *lane) next(weight int, reread bool) *delivery {
 	d := l.queue[0]
 	l.queue[0] = nil
 	l.queue = l.queue[1:]
-	l.fanout.queued.Release(1)
+	l.left(1)
 	return d
 }
 
@@ -417,10 +415,21 @@ func (l *lane) take() []*delivery {
 			l.count(-d.weight, d.reread)
 		}
 	}
-	if len(list) > 0 {
-		l.fanout.queued.Release(int64(len(list)))
-	}
+	l.left(len(list))
 	return list
+}
+
+// enqueue puts a delivery, for which there is room in the queues, to the end of the lane's; mu is held.
+func (l *lane) enqueue(d *delivery) {
+	l.fanout.inQueues.Add(1)
+	l.queue = append(l.queue, d)
+	l.weigh(d)
+}
+
+// left hears of deliveries that have left the lane's queue; mu is held.
+func (l *lane) left(n int) {
+	l.fanout.inQueues.Add(int64(-n))
+	l.fanout.queued.Release(int64(n))
 }
 
 // note remembers why attempts fail and tells whether that is news.
