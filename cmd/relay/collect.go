@@ -8,6 +8,7 @@ import (
 	"runtime/metrics"
 	"strconv"
 	"strings"
+	"sync/atomic"
 )
 
 const (
@@ -26,18 +27,20 @@ const (
 )
 
 // collectGarbage has Go collect when garbage is gcPercent of what is held, or what [garbageFloor] says where that is more.
-// GOMEMLIMIT has it collect sooner, as ever. GOGC in the environment has its way instead: then it answers false.
-func collectGarbage(vars []string) bool {
+// GOMEMLIMIT has it collect sooner, as ever. GOGC in the environment has its way instead: then it answers false. stop leaves things
+// as they are then.
+func collectGarbage(vars []string) (stop func(), ok bool) {
 	for _, kv := range vars {
 		if strings.HasPrefix(kv, "GOGC=") {
-			return false
+			return func() {}, false
 		}
 	}
-	c := &collection{floor: garbageFloor(min(debug.SetMemoryLimit(-1), containerLimit(os.ReadFile)))}
+	stopped := new(atomic.Bool)
+	c := &collection{floor: garbageFloor(min(debug.SetMemoryLimit(-1), containerLimit(os.ReadFile))), stopped: stopped}
 	c.percent = c.percentFor(0)
 	debug.SetGCPercent(c.percent)
 	c.after()
-	return true
+	return func() { stopped.Store(true) }, true // not of c, which must not be reachable
 }
 
 // garbageFloor is how many bytes of garbage may gather in a process that may have so many bytes of memory.
@@ -75,7 +78,7 @@ type collection struct {
 	percent int
 	// What has no pointer and is as small shares its memory with other objects, and has no finalizer run while one of them lives:
 	// then GOGC stayed at what a small heap had, and 100 MB that are held had 800 MB of garbage.
-	_ *byte
+	stopped *atomic.Bool
 }
 
 // percentFor is the GOGC at which as much garbage gathers as may, where so many bytes are held.
@@ -86,6 +89,9 @@ func (c *collection) percentFor(held uint64) int {
 // after sets GOGC by what each collection has left.
 func (c *collection) after() {
 	runtime.SetFinalizer(c, func(c *collection) {
+		if c.stopped.Load() {
+			return
+		}
 		// The same that Go reckons GOGC of.
 		held := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/stack:bytes"}, {Name: "/gc/scan/globals:bytes"}}
 		metrics.Read(held)
@@ -93,7 +99,7 @@ func (c *collection) after() {
 		if percent != c.percent {
 			debug.SetGCPercent(percent)
 		}
-		next := &collection{floor: c.floor, percent: percent}
+		next := &collection{floor: c.floor, percent: percent, stopped: c.stopped}
 		next.after()
 	})
 }

@@ -87,7 +87,7 @@ func TestContainerLimit(t *testing.T) {
 func TestCollectGarbage(t *testing.T) {
 	before := debug.SetGCPercent(100)
 	defer debug.SetGCPercent(before)
-	if collectGarbage([]string{"GOGC=100"}) {
+	if _, ok := collectGarbage([]string{"GOGC=100"}); ok {
 		t.Fatal("GOGC is overruled")
 	}
 	if got := debug.SetGCPercent(100); got != 100 {
@@ -95,7 +95,9 @@ func TestCollectGarbage(t *testing.T) {
 	}
 	limit := debug.SetMemoryLimit(256 << 20) // as GOMEMLIMIT
 	defer debug.SetMemoryLimit(limit)
-	if !collectGarbage([]string{"GOMEMLIMIT=256MiB"}) {
+	stop, ok := collectGarbage([]string{"GOMEMLIMIT=256MiB"})
+	defer stop()
+	if !ok {
 		t.Fatal("GOMEMLIMIT alone turns it off")
 	}
 	debug.SetMemoryLimit(limit) // what follows would come near it

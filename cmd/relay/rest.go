@@ -37,39 +37,42 @@ func giveBack(ctx context.Context) {
 	}
 }
 
-// rest is what the looks have seen: bytes allocated up to the last one, and up to the last that found the relay calm for long;
-// how many in a row have found it so.
+// rest is what the looks have seen: bytes allocated up to the last one, how many in a row have found the relay calm, and whether what
+// was busy before has been tidied up after.
 type rest struct {
-	seen, settled uint64
-	looks         int
+	seen  uint64
+	looks int
+	tidy  bool
 }
 
 func (r *rest) look() (given bool) {
-	now, garbage := allocations()
+	now, garbage, held := allocations()
 	grown := now - r.seen
 	r.seen = now
 	if r.looks++; grown >= calm {
-		r.looks = 0
+		r.looks, r.tidy = 0, false
 	}
 	switch {
-	case r.looks >= calmLooks && now-r.settled >= worthIt:
-		r.settled = now
+	case r.looks >= calmLooks && !r.tidy:
+		r.tidy = true
 		runtime.GC() // what is pooled outlives one collection
-	case grown < atRest && garbage >= worthIt, grown < calm && garbage >= leastGarbage:
+	case grown < atRest && garbage >= worthIt, grown < calm && garbage >= max(leastGarbage, held*gcPercent/100):
 	default:
 		return false
 	}
 	debug.FreeOSMemory()
-	r.seen, _ = allocations()
+	r.seen, _, _ = allocations()
 	return true
 }
 
-// allocations is how many bytes were allocated ever, and how many of them are garbage at most: since the last collection.
-func allocations() (allocated, garbage uint64) {
+// allocations is how many bytes were allocated ever, how many of them are garbage at most, since the last collection, and how many
+// that one has found in use.
+func allocations() (allocated, garbage, held uint64) {
 	s := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}, {Name: "/gc/heap/live:bytes"}}
 	metrics.Read(s)
-	if objects, live := s[1].Value.Uint64(), s[2].Value.Uint64(); objects > live {
+	objects, live := s[1].Value.Uint64(), s[2].Value.Uint64()
+	if objects > live {
 		garbage = objects - live
 	}
-	return s[0].Value.Uint64(), garbage
+	return s[0].Value.Uint64(), garbage, live
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"runtime"
 	"runtime/debug"
 	"testing"
 )
@@ -29,7 +30,7 @@ func TestGiveBack(t *testing.T) {
 	waste(calm + worthIt)
 	looks("while the relay works", false)
 	looks("at rest", true)
-	if _, garbage := allocations(); garbage >= worthIt {
+	if _, garbage, _ := allocations(); garbage >= worthIt {
 		t.Errorf("%d bytes of garbage are left", garbage)
 	}
 	looks("twice", false)
@@ -41,6 +42,26 @@ func TestGiveBack(t *testing.T) {
 	looks("with little to do", true)
 	waste(leastGarbage)
 	looks("while the relay works", false)
+}
+
+// TestGiveBackOfMuch: who holds much lets more gather, since to collect it costs more.
+func TestGiveBackOfMuch(t *testing.T) {
+	before := debug.SetGCPercent(-1)
+	defer debug.SetGCPercent(before)
+	much := make([]byte, 4*leastGarbage)
+	debug.FreeOSMemory()
+	r := rest{tidy: true}
+	r.look()
+	r.tidy = true
+	wasted := 0
+	for given := false; !given && wasted < 3*leastGarbage; given = r.look() {
+		waste(calm / 2)
+		wasted += calm / 2
+	}
+	if wasted < 3*leastGarbage/2 || wasted >= 3*leastGarbage {
+		t.Errorf("given back at %d bytes of garbage", wasted)
+	}
+	runtime.KeepAlive(much)
 }
 
 // TestGiveBackLater: what was let go of without a word, after the last collection, is collected when the relay has been calm for a

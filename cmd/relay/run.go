@@ -83,7 +83,9 @@ func (c *runCmd) serve(ctx context.Context, e env, up func(*relay.Relay)) error 
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if collectGarbage(e.vars) {
+	stop, ok := collectGarbage(e.vars)
+	defer stop()
+	if ok {
 		go giveBack(ctx)
 	}
 	go func() {
