@@ -57,15 +57,17 @@ func NewRegistry(kv jetstream.KeyValue, sealer Sealer, logger *slog.Logger) *Reg
 // Snapshot is the endpoints as known now.
 func (r *Registry) Snapshot() *Snapshot { return r.snapshot.Load() }
 
-// SetConfig replaces the endpoints of the config file. They are valid (see [Endpoint.Validate]).
+// SetConfig replaces the endpoints of the config file. They are valid (see [Endpoint.Validate]), and nobody changes them any more.
 func (r *Registry) SetConfig(list []*Endpoint) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	clear(r.config)
 	for _, e := range list {
-		c := e.clone()
-		c.Source = SourceConfig
-		r.config[c.ID] = c
+		if e.Source != SourceConfig {
+			e = e.clone()
+			e.Source = SourceConfig
+		}
+		r.config[e.ID] = e
 	}
 	r.rebuild()
 	r.move()

@@ -52,7 +52,7 @@ type lane struct {
 	window      int  // attempts at once that the endpoint bears, as far as is known: maxInFlight at most
 	running     int
 	limiter     *rate.Limiter // nil = no limit
-	relimited   chan struct{} // closed when the limit changes
+	relimited   chan struct{} // closed when the limit changes; nil = nobody waits for it
 	limited     int           // of those running, how many wait for the limiter
 	queue       []*delivery
 	circuit     circuit
@@ -74,7 +74,7 @@ type lane struct {
 }
 
 func newLane(f *Fanout, endpoint string) *lane {
-	return &lane{fanout: f, endpoint: endpoint, room: make(chan struct{}, 1), relimited: make(chan struct{})}
+	return &lane{fanout: f, endpoint: endpoint, room: make(chan struct{}, 1)}
 }
 
 // setLimits takes over what the endpoint's settings say. perSecond is this replica's share of the rate limit, 0 = none. What
@@ -103,8 +103,7 @@ func (l *lane) setLimits(url string, maxInFlight int, perSecond float64) {
 	if perSecond > 0 {
 		l.limiter = rate.NewLimiter(rate.Limit(perSecond), burst(perSecond))
 	}
-	close(l.relimited)
-	l.relimited = make(chan struct{})
+	l.lookAgain()
 }
 
 // renew forgets what was learnt of the endpoint; mu is held.

@@ -25,11 +25,15 @@ func (l *lane) nextTurn() time.Duration {
 func (l *lane) takeTurn(d *delivery) bool {
 	for {
 		l.mu.Lock()
-		limiter, changed := l.limiter, l.relimited
+		limiter := l.limiter
 		if limiter == nil {
 			l.mu.Unlock()
 			return true
 		}
+		if l.relimited == nil {
+			l.relimited = make(chan struct{})
+		}
+		changed := l.relimited
 		l.limited++
 		l.mu.Unlock()
 		turn := limiter.Reserve()
@@ -54,8 +58,15 @@ func (l *lane) takeTurn(d *delivery) bool {
 func (l *lane) lookUp() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	close(l.relimited)
-	l.relimited = make(chan struct{})
+	l.lookAgain()
+}
+
+// lookAgain is lookUp where mu is held.
+func (l *lane) lookAgain() {
+	if l.relimited != nil {
+		close(l.relimited)
+		l.relimited = nil
+	}
 }
 
 // await waits for a turn. It answers false if the limit changes meanwhile, the relay stops, or the endpoint is to get nothing

@@ -50,7 +50,9 @@ func Judge(cfg *config.Config, loadErr error) error {
 // newPlan judges what config could not. Its error is [config.Problems].
 func newPlan(cfg *config.Config) (*plan, error) {
 	var problems config.Problems
-	p := &plan{cfg: cfg, made: time.Now()}
+	settings := *cfg
+	settings.Workspaces, settings.Endpoints = nil, nil // the plan has its own of them: ten thousand endpoints in a file take 5 MB
+	p := &plan{cfg: &settings, made: time.Now()}
 	for _, w := range cfg.Workspaces {
 		p.workspaces = append(p.workspaces, stream.Workspace{Name: w.Name, Token: event.Token(w.Name), Key: w.APIKey.Reveal()})
 	}

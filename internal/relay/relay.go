@@ -75,6 +75,7 @@ func New(opts Options) (*Relay, error) {
 	if err != nil {
 		return nil, err
 	}
+	opts.Config = plan.cfg
 	r := &Relay{
 		opts: opts, log: opts.Logger, plan: plan, registry: prometheus.NewRegistry(), ready: make(chan struct{}),
 	}
