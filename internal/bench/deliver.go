@@ -67,7 +67,7 @@ func (s *stage) deliver(ctx context.Context, d delivery) error {
 	if err != nil {
 		return err
 	}
-	account, err := s.settle(ctx, total, r)
+	account, err := s.settle(ctx, receiver, r)
 	if err != nil {
 		return err
 	}
@@ -79,11 +79,11 @@ func (s *stage) deliver(ctx context.Context, d delivery) error {
 		return err
 	}
 	bound := (before + after) / 2
-	s.add(Figure{
+	s.add(account.apply(Figure{
 		Name: fmt.Sprintf("delivered, %s", d.text()), Unit: "webhooks/s", Value: float64(total-total/10) / (float64(at[1]-at[0]) / 1e9),
 		Bound: &bound, BoundOf: fmt.Sprintf("a bare net/http loop to %d hosts, half before and half after", d.boundHost),
-		Reach: Reach{ShareAtLeast, d.reach}, Size: fmt.Sprintf("%d webhooks", total), RecordsLost: account.lost, Doubled: account.doubled, CPU: cpu,
-	})
+		Reach: Reach{ShareAtLeast, d.reach}, Size: fmt.Sprintf("%d webhooks", total), CPU: cpu,
+	}))
 	return nil
 }
 
@@ -112,7 +112,7 @@ func (s *stage) postBound(ctx context.Context, hosts []string, n int) (float64, 
 	}
 	var urls []string
 	for _, host := range hosts {
-		urls = append(urls, host+"/bound/")
+		urls = append(urls, host+"/"+boundName+"/")
 	}
 	defaults := config.Default()
 	atOnce := min(defaults.Webhooks.MaxInFlight*len(hosts), boundAtOnce)

@@ -77,11 +77,11 @@ func (s *stage) deliverBy(ctx context.Context, n int) (f Figure, err error) {
 	if err != nil {
 		return f, err
 	}
-	account, err := s.settle(ctx, total, relays...)
+	account, err := s.settle(ctx, receiver, relays...)
 	if err != nil {
 		return f, err
 	}
-	f.RecordsLost, f.Doubled = account.lost, account.doubled
+	f = account.apply(f)
 	var shares []string
 	for _, r := range relays {
 		delivered, err := metric(ctx, r, `relay_delivery_attempts_total{outcome="delivered"}`)

@@ -291,39 +291,6 @@ func awaitMetric(ctx context.Context, r *relay, name string, enough func(float64
 	}
 }
 
-// accounts is what a figure is worth: what left no record, and what came more than once.
-type accounts struct{ lost, doubled int }
-
-// settle waits until every attempt that some relays on one server made has its record in RELAY_ATTEMPTS, and counts what is wrong.
-// wanted is how many webhooks there are to deliver; 0 where nobody knows.
-func (s *stage) settle(ctx context.Context, wanted int, relays ...*relay) (a accounts, err error) {
-	attempts, delivered := 0.0, 0.0
-	for _, r := range relays {
-		made, err := metric(ctx, r, "relay_delivery_attempts_total{")
-		if err != nil {
-			return a, err
-		}
-		good, err := metric(ctx, r, `relay_delivery_attempts_total{outcome="delivered"}`)
-		if err != nil {
-			return a, err
-		}
-		attempts, delivered = attempts+made, delivered+good
-	}
-	log, err := s.connect(ctx, relays[0])
-	if err != nil {
-		return a, err
-	}
-	records, err := ask[int](ctx, log, "records", heardArgs{N: int(attempts), Seconds: recordsTime})
-	if wanted > 0 {
-		a.doubled = max(0, int(delivered)-wanted)
-	}
-	a.lost = max(0, int(attempts)-records)
-	return a, errors.Join(err, s.end(log))
-}
-
-// recordsTime is how long records may take to be stored, in seconds.
-const recordsTime = 20.0
-
 func slugs(n int) (list []string) {
 	for i := range n {
 		list = append(list, fmt.Sprintf("ws-%d", i))
