@@ -15,7 +15,7 @@ import (
 var everyScenario = flag.Bool("bench.all", false, "run every scenario of relay bench, at its smallest")
 
 // fewScenarios are those that a test run takes the time for: each kind of process has its part in them.
-var fewScenarios = []string{"ingest", "deliver-1", "latency", "retries"}
+var fewScenarios = []string{"ingest", "deliver-1", "connections", "latency", "retries"}
 
 // TestBench runs some scenarios, or every one, so small that its figures say nothing: what is wanted is that each is there, was measured, and left
 // nothing behind.

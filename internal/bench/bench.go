@@ -54,6 +54,7 @@ var Scenarios = []Scenario{
 	{"deliver-1", "webhooks/s to one endpoint; bound: a bare net/http loop with the same bodies and concurrency", deliverOne},
 	{"deliver-100", "webhooks/s where each event goes to 100 endpoints; bound: the same loop over 100 hosts", deliverHundred},
 	{"deliver-10k", "webhooks/s with 10,000 endpoints, ten for each event; bound: as deliver-1", deliverMany},
+	{"connections", "webhooks/s where each needs a new connection, over HTTP and over HTTPS; bound: the same loop, new connections too", connections},
 	{"latency", "emission to NATS subscriber and to webhook, p50 and p99 at 200 events/s; bound: publish and POST directly", latency},
 	{"isolation", "healthy webhooks/s and p99 with 30 of 100 endpoints sick; bound: without them", isolation},
 	{"streams", "resident memory per held stream; time until all are back after a drop", streams},

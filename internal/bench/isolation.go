@@ -28,7 +28,7 @@ const (
 // shared machine what one second can do is not what the next can. Of the sick ones a third hangs, a third answers 500, and a third
 // gets ten times what it can take.
 func isolation(ctx context.Context, s *stage) error {
-	receiver, hosts, err := s.receive(ctx, 1)
+	receiver, hosts, err := s.receive(ctx, openArgs{Ports: 1})
 	if err != nil {
 		return err
 	}

@@ -8,7 +8,7 @@ import (
 
 // latency is how long an event is under way at a rate that nothing has to wait for.
 func latency(ctx context.Context, s *stage) error {
-	receiver, hosts, err := s.receive(ctx, 1)
+	receiver, hosts, err := s.receive(ctx, openArgs{Ports: 1})
 	if err != nil {
 		return err
 	}

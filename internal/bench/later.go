@@ -8,7 +8,7 @@ import (
 
 // retries is what waits for an endpoint that answers nothing but 503, and how soon it has nine tenths of it when it answers again.
 func retries(ctx context.Context, s *stage) error {
-	receiver, hosts, err := s.receive(ctx, 1)
+	receiver, hosts, err := s.receive(ctx, openArgs{Ports: 1})
 	if err != nil {
 		return err
 	}
@@ -84,12 +84,12 @@ func retries(ctx context.Context, s *stage) error {
 		Note: fmt.Sprintf("when the garbage is collected %.1f MB, and %.1f MB where all of the same log has been delivered; the relay without them has %.0f MB",
 			more(waiting.held), more(done.held), float64(empty)/(1<<20)),
 	}))
-	bound, err := s.postBound(ctx, hosts, n/2)
+	bound, err := s.postBound(ctx, boundURLs(hosts, ""), n/2, "")
 	if err != nil {
 		return err
 	}
 	s.add(account.apply(Figure{
-		Name: "drained when the endpoint returns, 10 to 90 % of it", Unit: "webhooks/s", Value: float64(n*9/10-n/10) / (float64(at[1]-at[0]) / 1e9), Bound: &bound,
+		Name: "drained when the endpoint returns, 10 to 90 % of it", Unit: "webhooks/s", Value: float64(n*9/10-n/10) / (float64(at[1]-at[0]) / 1e9), Bound: &bound.PerSecond, BoundCPU: bound.CPU,
 		BoundOf: "a bare net/http loop", Reach: Reach{ShareAtLeast, 0.7}, ReachFor: reachFor(n, 100_000, "deliveries"), Size: fmt.Sprintf("%d deliveries", n), CPU: cpu,
 	}))
 	return nil
@@ -133,7 +133,7 @@ type firstOne struct {
 
 // firstDelivery starts a relay on a log whose events are all settled but the last one.
 func (s *stage) firstDelivery(ctx context.Context, base, store string, window time.Duration, events int) (f firstOne, err error) {
-	receiver, hosts, err := s.receive(ctx, 1)
+	receiver, hosts, err := s.receive(ctx, openArgs{Ports: 1})
 	if err != nil {
 		return f, err
 	}

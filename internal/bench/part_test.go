@@ -163,8 +163,8 @@ func TestLoopAndReceiver(t *testing.T) {
 	if _, err := r.watch(ctx, watchArgs{Name: "x", Marks: []int64{1, 50}, Timed: true}); err != nil {
 		t.Fatal(err)
 	}
-	if seconds, err := postAll(ctx, postArgs{URLs: []string{urls[0] + "/x/", urls[1] + "/x/"}, N: 50, AtOnce: 4}); err != nil || seconds <= 0 {
-		t.Fatalf("%v s, %v", seconds, err)
+	if done, err := postAll(ctx, postArgs{URLs: []string{urls[0] + "/x/", urls[1] + "/x/"}, N: 50, AtOnce: 4}); err != nil || done.PerSecond <= 0 || done.CPU <= 0 {
+		t.Fatalf("%+v, %v", done, err)
 	}
 	at, err := r.wait(ctx, waitArgs{Name: "x", Seconds: 30})
 	if err != nil || len(at) != 2 || at[0] > at[1] || at[0] == 0 {

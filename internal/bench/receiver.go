@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -18,7 +19,7 @@ import (
 )
 
 // receiver answers webhooks. The first part of a path names what is counted together, the second how it is answered: nothing = 200,
-// fail = 500, hang = never, slow = 200 after half a second, down = 503 until told otherwise.
+// fail = 500, hang = never, slow = 200 after half a second, down = 503 until told otherwise, close = 200 and no more over this connection.
 type receiver struct {
 	seed    maphash.Seed
 	counts  sync.Map // *count by name
@@ -62,19 +63,33 @@ func (r *receiver) ops() map[string]handler {
 	return map[string]handler{"open": op(r.open), "watch": op(r.watch), "wait": op(r.wait), "timed": op(r.timed), "down": op(r.setDown), "answered": op(r.answered)}
 }
 
-type openArgs struct{ Ports int }
+type openArgs struct {
+	Ports int
+	// CA is a file that the certificate goes to, for who is to trust it; empty = plain HTTP.
+	CA string
+}
 
 // open listens on so many ports: each is a host of its own to a client.
 func (r *receiver) open(_ context.Context, a openArgs) (urls []string, err error) {
+	scheme, secured := "http://", (*tls.Config)(nil)
+	if a.CA != "" {
+		scheme = "https://"
+		if secured, err = selfSigned(a.CA); err != nil {
+			return nil, err
+		}
+	}
 	for range a.Ports {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
 		}
+		urls = append(urls, scheme+l.Addr().String())
+		if secured != nil {
+			l = tls.NewListener(l, secured)
+		}
 		s := &http.Server{Handler: r, ReadHeaderTimeout: time.Minute}
 		r.servers = append(r.servers, s)
 		r.serving.Go(func() { _ = s.Serve(l) })
-		urls = append(urls, "http://"+l.Addr().String())
 	}
 	return urls, nil
 }
@@ -110,6 +125,8 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		case <-time.After(500 * time.Millisecond):
 		case <-r.gone:
 		}
+	case "close":
+		w.Header().Set("Connection", "close")
 	}
 	c.more(r.deliveryOf(req))
 }
@@ -120,7 +137,7 @@ func (r *receiver) deliveryOf(req *http.Request) uint64 {
 	if v := req.Header[webhook.HeaderID]; len(v) > 0 {
 		id = v[0]
 	}
-	return maphash.String(r.seed, req.RequestURI)*31 + maphash.String(r.seed, id)
+	return (maphash.String(r.seed, req.Host)*31+maphash.String(r.seed, req.RequestURI))*31 + maphash.String(r.seed, id)
 }
 
 func (r *receiver) count(name string) *count {

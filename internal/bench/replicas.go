@@ -31,7 +31,7 @@ const replicaEndpoints = 10
 
 // deliverBy delivers with so many relays on one server, which is a process of its own.
 func (s *stage) deliverBy(ctx context.Context, n int) (f Figure, err error) {
-	receiver, hosts, err := s.receive(ctx, replicaEndpoints)
+	receiver, hosts, err := s.receive(ctx, openArgs{Ports: replicaEndpoints})
 	if err != nil {
 		return f, err
 	}

@@ -48,8 +48,10 @@ type Figure struct {
 	Size     string  `json:"size"` // how much of it was measured
 	// CPU is the relay's processor time for each event or webhook, in microseconds, its server inside included; 0 where it was not
 	// measured.
-	CPU  float64 `json:"cpu_us_each,omitempty"`
-	Note string  `json:"note,omitempty"`
+	CPU float64 `json:"cpu_us_each,omitempty"`
+	// BoundCPU is the same of the loop that made the bound, without the receiver that both share.
+	BoundCPU float64 `json:"bound_cpu_us_each,omitempty"`
+	Note     string  `json:"note,omitempty"`
 	// RecordsLost counts the attempts that left no record: a figure that was come to so has not reached anything.
 	RecordsLost int `json:"records_lost,omitempty"`
 	// Doubled counts the webhooks that came more than once, which a throughput must not be made of.
@@ -145,6 +147,9 @@ func (r *Report) Table(w io.Writer) error {
 		cpu := "-"
 		if f.CPU > 0 {
 			cpu = fmt.Sprintf("%.0f µs", f.CPU)
+		}
+		if f.BoundCPU > 0 {
+			cpu += fmt.Sprintf(" (bound %.0f)", f.BoundCPU)
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", f.Scenario, f.Name+", "+f.Unit, number(f.Value), bound,
 			f.beside(), f.Reach.text(f.Unit), f.reached(), cpu, f.Size)

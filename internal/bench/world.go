@@ -105,6 +105,7 @@ type setting struct {
 	endpoints []target
 	schedule  string        // of the attempts, in YAML; empty = the relay's own
 	window    time.Duration // for how long message ids are known; 0 = the relay's own
+	ca        string        // file of the authority that its receivers' certificates are of; empty = the system's
 }
 
 // configure writes a plain relay.yaml.
@@ -114,11 +115,14 @@ func (s *stage) configure(w setting) (file string, err error) {
 		w.nex = "http://127.0.0.1:1/api/developers" // no workspace asks it
 	}
 	fmt.Fprintf(&b, "nex: {base_url: %q}\nnats: {url: %q, embedded: {listen: \"127.0.0.1:0\", store_dir: %q}}\n", w.nex, w.nats, s.path(w.store))
-	schedule := ""
+	more := ""
 	if w.schedule != "" {
-		schedule = ", schedule: " + w.schedule
+		more += ", schedule: " + w.schedule
 	}
-	fmt.Fprintf(&b, "webhooks: {allow_http: true, allow_networks: [127.0.0.0/8]%s}\n", schedule)
+	if w.ca != "" {
+		more += fmt.Sprintf(", ca_file: %q", w.ca)
+	}
+	fmt.Fprintf(&b, "webhooks: {allow_http: true, allow_networks: [127.0.0.0/8]%s}\n", more)
 	b.WriteString("http: {listen: \"127.0.0.1:0\"}\nlog: {level: warn}\n")
 	if w.window != 0 {
 		fmt.Fprintf(&b, "stream: {duplicate_window: %s}\n", w.window)
@@ -231,13 +235,13 @@ func (s *stage) fill(ctx context.Context, a fillArgs) (published, error) {
 	return done, errors.Join(err, s.end(p))
 }
 
-// receive starts a receiver that listens on so many ports.
-func (s *stage) receive(ctx context.Context, ports int) (*part, []string, error) {
+// receive starts a receiver.
+func (s *stage) receive(ctx context.Context, a openArgs) (*part, []string, error) {
 	p, err := s.part(roleReceiver)
 	if err != nil {
 		return nil, nil, err
 	}
-	urls, err := ask[[]string](ctx, p, "open", openArgs{Ports: ports})
+	urls, err := ask[[]string](ctx, p, "open", a)
 	return p, urls, err
 }
 
