@@ -68,6 +68,14 @@ func TestBenchScenarios(t *testing.T) {
 	if code, _, errs := call(t, nil, "bench", "--only", "ingest,nonsense"); code != exitUsage || !strings.Contains(errs, "nonsense") || !strings.Contains(errs, "deliver-100") {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
+	for _, none := range []string{"--only=", "--only= "} {
+		if code, _, errs := call(t, nil, "bench", none); code != exitUsage || !strings.Contains(errs, "--list") {
+			t.Errorf("%s: exit code %d: %s", none, code, errs)
+		}
+	}
+	if code, _, errs := call(t, nil, "bench", "--only", "ingest", "--only", "nonsense, idle"); code != exitUsage || !strings.Contains(errs, `"nonsense"`) {
+		t.Errorf("exit code %d: %s", code, errs)
+	}
 	code, out, errs := call(t, nil, "bench", "--list")
 	if code != 0 || strings.Count(out, "\n") != len(bench.Scenarios) {
 		t.Errorf("exit code %d: %s%s", code, out, errs)

@@ -82,13 +82,16 @@ func (o Options) Check() error {
 	return nil
 }
 
+// rootName begins the name of the directory of a run.
+const rootName = "relay-bench-"
+
 // Run runs the scenarios one after the other. What fails is reported with the scenario and in the error; the others run all the same.
 // When it returns no part runs any more.
 func Run(ctx context.Context, o Options) (*Report, error) {
 	if err := o.Check(); err != nil {
 		return nil, err
 	}
-	root, err := os.MkdirTemp(o.Dir, "relay-bench-")
+	root, err := os.MkdirTemp(o.Dir, rootName)
 	if err != nil {
 		return nil, err
 	}
@@ -96,6 +99,12 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if o.Profiles != "" {
 		if err := os.MkdirAll(o.Profiles, 0o700); err != nil {
 			return nil, err
+		}
+	}
+	if o.Progress != nil {
+		if left, _ := filepath.Glob(filepath.Join(filepath.Dir(root), rootName+"*")); len(left) > 1 {
+			others := slices.DeleteFunc(left, func(dir string) bool { return dir == root })
+			o.Progress("of other runs, which still go on or were killed, there is: " + strings.Join(others, ", "))
 		}
 	}
 	o.Scale = o.Scale.sized(o.Size)
@@ -124,10 +133,15 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 func runOne(ctx context.Context, o Options, root string, s Scenario, report *Report) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, o.Scale.Patience)
 	defer cancel()
-	st := &stage{opts: o, scenario: s.Name, dir: filepath.Join(root, s.Name), report: report}
+	ctx, died := context.WithCancelCause(ctx)
+	defer died(nil)
+	st := &stage{opts: o, scenario: s.Name, dir: filepath.Join(root, s.Name), report: report, died: died}
 	if err := os.MkdirAll(st.dir, 0o700); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, st.clear()) }()
-	return s.run(ctx, st)
+	if err = s.run(ctx, st); err != nil {
+		err = blame(ctx, err)
+	}
+	return err
 }

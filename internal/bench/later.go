@@ -77,9 +77,10 @@ func retries(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
+	needed := s.reachFor(100_000, "deliveries", func(sc Scale) int { return sc.Parked })
 	more := func(rss int64) float64 { return float64(rss-empty) / (1 << 20) }
 	s.add(account.apply(Figure{
-		Name: "resident memory for what is parked", Unit: "MB", Value: more(waiting.resident), Reach: Reach{AtMost, 32}, ReachFor: reachFor(n, 100_000, "deliveries"),
+		Name: "resident memory for what is parked", Unit: "MB", Value: more(waiting.resident), Reach: Reach{AtMost, 32}, ReachFor: needed,
 		Size: fmt.Sprintf("%d deliveries", n),
 		Note: fmt.Sprintf("when the garbage is collected %.1f MB, and %.1f MB where all of the same log has been delivered; the relay without them has %.0f MB",
 			more(waiting.held), more(done.held), float64(empty)/(1<<20)),
@@ -90,7 +91,7 @@ func retries(ctx context.Context, s *stage) error {
 	}
 	s.add(account.apply(Figure{
 		Name: "drained when the endpoint returns, 10 to 90 % of it", Unit: "webhooks/s", Value: float64(n*9/10-n/10) / (float64(at[1]-at[0]) / 1e9), Bound: &bound.PerSecond, BoundCPU: bound.CPU,
-		BoundOf: "a bare net/http loop", Reach: Reach{ShareAtLeast, 0.7}, ReachFor: reachFor(n, 100_000, "deliveries"), Size: fmt.Sprintf("%d deliveries", n), CPU: cpu,
+		BoundOf: "a bare net/http loop", Reach: Reach{ShareAtLeast, 0.7}, ReachFor: needed, Size: fmt.Sprintf("%d deliveries", n), CPU: cpu,
 	}))
 	return nil
 }
@@ -119,7 +120,7 @@ func restart(ctx context.Context, s *stage) error {
 		}
 		s.add(accounts{empty.lost + long.lost, empty.doubled + long.doubled}.apply(Figure{
 			Name: "start to first delivery, a long log, " + log.name, Unit: "s", Value: long.took.Seconds(), Bound: new(empty.took.Seconds()), BoundOf: "start with an empty log",
-			Reach: Reach{MoreAtMost, 1}, ReachFor: reachFor(s.opts.Log, 1_000_000, "events"), Size: fmt.Sprintf("%d events in the log", s.opts.Log),
+			Reach: Reach{MoreAtMost, 1}, ReachFor: s.reachFor(1_000_000, "events", func(sc Scale) int { return sc.Log }), Size: fmt.Sprintf("%d events in the log", s.opts.Log),
 		}))
 	}
 	return nil

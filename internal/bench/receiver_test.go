@@ -40,7 +40,7 @@ func TestDoubles(t *testing.T) {
 	post("/x/?e=1", one)
 	post("/x/?e=2", one)
 	postTo(urls[1], "/x/?e=1", one) // another endpoint: its host is
-	post("/x/?e=1", one) // a double
+	post("/x/?e=1", one)            // a double
 	post("/"+boundName+"/", one)
 	post("/"+boundName+"/", one)
 	soon, cancel := context.WithCancel(ctx)

@@ -30,6 +30,9 @@ type Machine struct {
 	Go         string `json:"go"`
 	Processor  string `json:"processor"`
 	Processors int    `json:"processors"`
+	// GOGC and MemoryLimit are GOGC and GOMEMLIMIT in the environment, which all parts hear.
+	GOGC        string `json:"gogc,omitempty"`
+	MemoryLimit string `json:"gomemlimit,omitempty"`
 }
 
 // Figure is one line of the table.
@@ -56,7 +59,7 @@ type Figure struct {
 	RecordsLost int `json:"records_lost,omitempty"`
 	// Doubled counts the webhooks that came more than once, which a throughput must not be made of.
 	Doubled int `json:"doubled,omitempty"`
-	// ReachFor is the size that the reach is set for, where less was measured: what is met is met at this size.
+	// ReachFor is what the reach is set for, where something else was measured, and how to measure that: what is met is met at this size.
 	ReachFor string `json:"reach_for,omitempty"`
 }
 
@@ -79,12 +82,31 @@ const (
 	NoReach      ReachKind = "none"
 )
 
-// reachFor is what a reach is set for, where less was measured.
-func reachFor(measured, needed int, what string) string {
-	if measured >= needed {
+// reachFor is what a reach is set for, and the smallest scale that has as much of it, where less was measured.
+func (s *stage) reachFor(needed int, what string, of func(Scale) int) string {
+	if of(s.opts.Scale) >= needed {
 		return ""
 	}
-	return fmt.Sprintf("%d %s", needed, what)
+	for _, scale := range []Scale{Quick, Standard} {
+		if of(scale) >= needed {
+			return fmt.Sprintf("%d %s (--scale %s)", needed, what, scale.Name)
+		}
+	}
+	return fmt.Sprintf("%d %s (--scale %s)", needed, what, Full.Name)
+}
+
+// usualReach is what every reach is set for: insights of the usual size, and enough of everything to be measured.
+func (s *stage) usualReach(f Figure) string {
+	var all []string
+	if f.ReachFor != "" {
+		all = append(all, f.ReachFor)
+	} else if s.opts.Scale.Name == Quick.Name {
+		all = append(all, "more than that (--scale "+Standard.Name+")")
+	}
+	if s.opts.Size != UsualSize {
+		all = append(all, fmt.Sprintf("insights of %d bytes (--size %d)", UsualSize, UsualSize))
+	}
+	return strings.Join(all, ", ")
 }
 
 // add judges a figure and reports it.
@@ -120,8 +142,11 @@ func (s *stage) add(f Figure) {
 		f.Met = false
 		f.Note = strings.TrimPrefix(fmt.Sprintf("%s; %d webhooks came more than once", f.Note, f.Doubled), "; ")
 	}
+	if f.Reach.Kind != NoReach {
+		f.ReachFor = s.usualReach(f)
+	}
 	if f.ReachFor != "" {
-		f.Note = strings.TrimPrefix(fmt.Sprintf("%s; the reach is set for %s (--scale full)", f.Note, f.ReachFor), "; ")
+		f.Note = strings.TrimPrefix(fmt.Sprintf("%s; the reach is set for %s", f.Note, f.ReachFor), "; ")
 	}
 	s.report.Figures = append(s.report.Figures, f)
 }
@@ -136,7 +161,8 @@ func (r *Report) JSON(w io.Writer) error {
 // Table writes the report for people.
 func (r *Report) Table(w io.Writer) error {
 	m := r.Machine
-	fmt.Fprintf(w, "%s, %d processors, %s/%s, %s; scale %s, insights of %d bytes; %.0f s\n\n", m.Processor, m.Processors, m.OS, m.Arch, m.Go, r.Scale, r.Size, r.Seconds)
+	fmt.Fprintf(w, "%s, %d processors, %s/%s, %s%s; scale %s, insights of %d bytes; %.0f s\n\n",
+		m.Processor, m.Processors, m.OS, m.Arch, m.Go, m.environment(), r.Scale, r.Size, r.Seconds)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "SCENARIO\tFIGURE\tRELAY\tBOUND\tBESIDE IT\tREACH\tREACHED\tCPU EACH\tMEASURED")
 	for _, f := range r.Figures {
@@ -226,8 +252,22 @@ func number(v float64) string {
 	return fmt.Sprintf("%.2f", v)
 }
 
+// environment is what of the environment has its way with the figures.
+func (m Machine) environment() (text string) {
+	if m.GOGC != "" {
+		text += ", GOGC=" + m.GOGC
+	}
+	if m.MemoryLimit != "" {
+		text += ", GOMEMLIMIT=" + m.MemoryLimit
+	}
+	return text
+}
+
 func thisMachine() Machine {
-	m := Machine{OS: runtime.GOOS, Arch: runtime.GOARCH, Go: runtime.Version(), Processors: runtime.GOMAXPROCS(0), Processor: "unknown processor"}
+	m := Machine{
+		OS: runtime.GOOS, Arch: runtime.GOARCH, Go: runtime.Version(), Processors: runtime.GOMAXPROCS(0), Processor: "unknown processor",
+		GOGC: os.Getenv("GOGC"), MemoryLimit: os.Getenv("GOMEMLIMIT"),
+	}
 	text, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {
 		return m

@@ -27,17 +27,35 @@ type stage struct {
 	heaps    int
 	starts   int
 
+	died func(error) // ends the scenario: one of its parts has
+
 	profileStarts bool // what a start takes is what is measured
 }
 
 // part starts a process that ends with the scenario at the latest.
 func (s *stage) part(role string) (*part, error) {
 	s.made++
-	p, err := startPart(append(s.opts.Command[:len(s.opts.Command):len(s.opts.Command)], strconv.Itoa(s.opts.Size)), role, filepath.Join(s.dir, fmt.Sprintf("%s-%d.log", role, s.made)))
+	p, err := startPart(append(s.opts.Command[:len(s.opts.Command):len(s.opts.Command)], strconv.Itoa(s.opts.Size)), role, filepath.Join(s.dir, fmt.Sprintf("%s-%d.log", role, s.made)), s.died)
 	if err == nil {
 		s.parts = append(s.parts, p)
 	}
 	return p, err
+}
+
+// deathTime is how long it takes at most until it is known that a part has ended, after what it was to do has failed.
+const deathTime = 200 * time.Millisecond
+
+// blame names the part that has ended, if one has, where something failed.
+func blame(ctx context.Context, err error) error {
+	select {
+	case <-ctx.Done():
+	case <-time.After(deathTime):
+	}
+	var ended *endedError
+	if cause := context.Cause(ctx); errors.As(cause, &ended) && !errors.As(err, &ended) {
+		return fmt.Errorf("%w\n%w", cause, err)
+	}
+	return err
 }
 
 // clear ends all parts and removes what they left.
