@@ -11,9 +11,10 @@ import (
 type delivery struct {
 	hosts     int
 	endpoints int
-	kinds     int // of events; each endpoint wants one of them
-	perEvent  int // endpoints that want each event
-	boundHost int // hosts of the bound
+	answer    string // the receiver's behaviour
+	kinds     int    // of events; each endpoint wants one of them
+	perEvent  int    // endpoints that want each event
+	boundHost int    // hosts of the bound
 	reach     float64
 }
 
@@ -98,7 +99,7 @@ func (d delivery) text() string {
 func (d delivery) targets(hosts []string) (list []target) {
 	for i := range d.endpoints {
 		list = append(list, target{
-			id: fmt.Sprintf("e-%d", i), url: fmt.Sprintf("%s/ok/?e=%d", hosts[i%len(hosts)], i), events: []string{"nex.insight." + kindOf(i%d.kinds)},
+			id: fmt.Sprintf("e-%d", i), url: fmt.Sprintf("%s/ok/%s?e=%d", hosts[i%len(hosts)], d.answer, i), events: []string{"nex.insight." + kindOf(i%d.kinds)},
 		})
 	}
 	return list

@@ -47,7 +47,7 @@ func (s *stage) streamsOf(ctx context.Context, i int, empty int64) error {
 	if _, err := ask[int64](ctx, src, "connected", connectedArgs{Seconds: waitTime}); err != nil {
 		return err
 	}
-	held, err := s.resting(ctx, r, s.opts.Settle)
+	held, err := s.resting(ctx, r, time.Now(), s.opts.Settle)
 	if err != nil {
 		return err
 	}
@@ -76,8 +76,9 @@ func (s *stage) streamsOf(ctx context.Context, i int, empty int64) error {
 // memory of a relay that has nothing to do: what is resident, and what of it is left when the garbage is collected.
 type memory struct{ resident, held int64 }
 
-func (s *stage) resting(ctx context.Context, r *relay, after time.Duration) (m memory, err error) {
-	if err := pause(ctx, after); err != nil {
+// resting reads it when the relay has had nothing to do for so long, since a time.
+func (s *stage) resting(ctx context.Context, r *relay, since time.Time, long time.Duration) (m memory, err error) {
+	if err := pause(ctx, time.Until(since.Add(long))); err != nil {
 		return m, err
 	}
 	u, err := ask[usage](ctx, r.part, "usage", nothing{})
@@ -126,7 +127,7 @@ func (s *stage) memoryOf(ctx context.Context, w setting) (m memory, err error) {
 	if err != nil {
 		return m, err
 	}
-	if m, err = s.resting(ctx, r, s.opts.Settle); err != nil {
+	if m, err = s.resting(ctx, r, time.Now(), s.opts.Settle); err != nil {
 		return m, err
 	}
 	return m, s.stopRelay(ctx, r)
@@ -144,15 +145,12 @@ func memoryFigure(name string, m memory, empty int64, n int, reach float64, size
 // endpoints is what an endpoint costs that is known and has had a webhook, some time ago, and what it costs an event that many are.
 func endpoints(ctx context.Context, s *stage) error {
 	n := s.opts.Endpoints
-	empty, err := s.restingMemory(ctx, setting{store: "none"})
+	receiver, hosts, err := s.receive(ctx, openArgs{Ports: 1})
 	if err != nil {
 		return err
 	}
-	receiver, hosts, err := s.receive(ctx, openArgs{Ports: endpointHosts})
-	if err != nil {
-		return err
-	}
-	d := delivery{endpoints: n, kinds: n / 10, perEvent: 10}
+	// No connection stays: those are 1,024 at most, however many endpoints there are, and gone when they were idle for a while.
+	d := delivery{endpoints: n, answer: "close", kinds: n / 10, perEvent: 10}
 	r, err := s.startDelivered(ctx, receiver, setting{store: "log", endpoints: d.targets(hosts)}, d)
 	if err != nil {
 		return err
@@ -161,7 +159,12 @@ func endpoints(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
-	held, err := s.resting(ctx, r, s.opts.Calm)
+	calm := time.Now()
+	empty, err := s.restingMemory(ctx, setting{store: "none"}) // while the other rests
+	if err != nil {
+		return err
+	}
+	held, err := s.resting(ctx, r, calm, s.opts.Calm)
 	if err != nil {
 		return err
 	}
@@ -175,9 +178,6 @@ func endpoints(ctx context.Context, s *stage) error {
 	s.add(Figure{Name: fmt.Sprintf("matching an event with %d endpoints", n), Unit: "µs", Value: matchTime(n), Reach: Reach{AtMost, 20}, ReachFor: needed, Size: fmt.Sprintf("%d endpoints, 10 match", n)})
 	return nil
 }
-
-// endpointHosts are as many as those of deliver-10k.
-const endpointHosts = 100
 
 // startDelivered starts a relay that returns when each of its endpoints has had one webhook: its log has one event of each kind.
 func (s *stage) startDelivered(ctx context.Context, receiver *part, w setting, d delivery) (*relay, error) {
@@ -240,7 +240,7 @@ func idle(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
-	receiver, hosts, err := s.receive(ctx, openArgs{Ports: endpointHosts})
+	receiver, hosts, err := s.receive(ctx, openArgs{Ports: 1})
 	if err != nil {
 		return err
 	}

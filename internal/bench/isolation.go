@@ -88,7 +88,7 @@ func (s *stage) turn(ctx context.Context, r *ring) (rate, p99 float64, err error
 }
 
 // catchUp is what a relay that stood still gets to do what was due meanwhile.
-const catchUp = 100 * time.Millisecond
+const catchUp = 50 * time.Millisecond
 
 // turns are what some rounds have measured, each without the sick ones and with them.
 type turns struct{ without, with, ratios []float64 }

@@ -25,10 +25,6 @@ func retries(ctx context.Context, s *stage) error {
 	if err := s.introduce(ctx, file); err != nil {
 		return err
 	}
-	empty, err := s.restingMemory(ctx, setting{store: "none"})
-	if err != nil {
-		return err
-	}
 	if _, err := s.fill(ctx, fillArgs{Dir: "log", N: n}); err != nil {
 		return err
 	}
@@ -47,7 +43,12 @@ func retries(ctx context.Context, s *stage) error {
 	if err := awaitMetric(ctx, r, "relay_retries_pending", func(v float64) bool { return v >= float64(n)*0.99 }); err != nil {
 		return err
 	}
-	waiting, err := s.resting(ctx, r, s.opts.Calm)
+	calm := time.Now()
+	empty, err := s.restingMemory(ctx, setting{store: "none"}) // while the other rests
+	if err != nil {
+		return err
+	}
+	waiting, err := s.resting(ctx, r, calm, s.opts.Calm)
 	if err != nil {
 		return err
 	}

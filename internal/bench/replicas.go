@@ -58,7 +58,7 @@ func (s *stage) deliverBy(ctx context.Context, n int) (f Figure, err error) {
 		r.NATS = url
 		relays = append(relays, r)
 	}
-	events := s.opts.Deliver / replicaEndpoints
+	events := s.opts.Deliver / 2 / replicaEndpoints
 	total := events * replicaEndpoints
 	if err := do(ctx, receiver, "watch", watchArgs{Name: "ok", Marks: []int64{int64(total / 10), int64(total)}}); err != nil {
 		return f, err

@@ -23,8 +23,8 @@ type Scale struct {
 	Window                              time.Duration
 	// Parked deliveries of retries, and Log is how many events the log of restart holds.
 	Parked, Log int
-	// Settle is how long a relay is left alone before its memory is read, Calm how long after it had much to do: it gives back
-	// what it needed for that when it has been calm for 15 s.
+	// Settle is how long a relay is left alone before its memory is read, Calm how long after it had much to do (retries, endpoints): it
+	// gives back what it needed for that when it has been calm for 15 s.
 	Settle, Calm time.Duration
 	// Patience bounds one scenario.
 	Patience time.Duration
@@ -34,9 +34,9 @@ type Scale struct {
 // shows that everything works.
 var (
 	Standard = Scale{
-		Name: "standard", Ingest: 40_000, Deliver: 40_000, Endpoints: 10_000, Streams: [2]int{1000, 3000}, Quiet: 1000, IdleFor: 30 * time.Second,
-		PacedFor: 4 * time.Second, PaceRate: 200, Healthy: 70, SickOfAKind: 10, Rounds: 6, Burst: 100, Window: 600 * time.Millisecond, Parked: 40_000, Log: 150_000,
-		Settle: 2 * time.Second, Calm: 25 * time.Second, Patience: 2 * time.Minute,
+		Name: "standard", Ingest: 40_000, Deliver: 40_000, Endpoints: 10_000, Streams: [2]int{1000, 2000}, Quiet: 1000, IdleFor: 30 * time.Second,
+		PacedFor: 3 * time.Second, PaceRate: 200, Healthy: 70, SickOfAKind: 10, Rounds: 6, Burst: 100, Window: 500 * time.Millisecond, Parked: 40_000, Log: 100_000,
+		Settle: 2 * time.Second, Calm: 20 * time.Second, Patience: 2 * time.Minute,
 	}
 	Full = Scale{
 		Name: "full", Ingest: 200_000, Deliver: 200_000, Endpoints: 10_000, Streams: [2]int{1000, 10_000}, Quiet: 1000, IdleFor: time.Minute,
