@@ -149,7 +149,7 @@ func endpoints(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
-	// No connection stays: those are 1,024 at most, however many endpoints there are, and gone when they were idle for a while.
+	// No connection stays: those are 2,048 at most, however many endpoints there are, and gone when they were idle for 90 s.
 	d := delivery{endpoints: n, answer: "close", kinds: n / 10, perEvent: 10}
 	r, err := s.startDelivered(ctx, receiver, setting{store: "log", endpoints: d.targets(hosts)}, d)
 	if err != nil {

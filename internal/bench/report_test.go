@@ -1,6 +1,9 @@
 package bench
 
 import (
+	"bytes"
+	"os"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -94,5 +97,23 @@ func TestEnvironment(t *testing.T) {
 	}
 	if err := r.JSON(&all); err != nil || !strings.Contains(all.String(), `"gogc": "200"`) || !strings.Contains(all.String(), `"gomemlimit": "1GiB"`) {
 		t.Errorf("%v, %s", err, &all)
+	}
+}
+
+// Each field of the JSON is documented.
+func TestFieldsAreDocumented(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/performance.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ = bytes.Cut(text, []byte("### The JSON"))
+	for _, of := range []any{Report{}, Machine{}, Figure{}} {
+		for field := range reflect.TypeOf(of).Fields() {
+			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+			if !bytes.Contains(text, []byte("`"+name+"`")) && !bytes.Contains(text, []byte("`"+name+".kind`")) {
+				t.Errorf("docs/performance.md does not say what %q is", name)
+			}
+		}
 	}
 }
