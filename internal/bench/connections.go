@@ -23,7 +23,7 @@ func connections(ctx context.Context, s *stage) error {
 	for _, over := range []struct {
 		name  string
 		share int // of the webhooks of the other deliveries, 1 in so many: each is as costly as a few of those
-	}{{"http", 4}, {"https", 8}} {
+	}{{"http", 5}, {"https", 10}} {
 		f, err := s.connectionsOver(ctx, over.name, s.opts.Deliver/over.share/connectionHosts)
 		if err != nil {
 			return err

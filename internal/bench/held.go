@@ -13,12 +13,9 @@ import (
 
 // streams is what a stream costs that is held, and how soon all are back.
 func streams(ctx context.Context, s *stage) error {
-	empty, err := s.restingMemory(ctx, setting{store: "none"})
-	if err != nil {
-		return err
-	}
+	var empty int64
 	for i := range s.opts.Streams {
-		if err := s.streamsOf(ctx, i, empty); err != nil {
+		if err := s.streamsOf(ctx, i, &empty); err != nil {
 			return err
 		}
 	}
@@ -28,8 +25,8 @@ func streams(ctx context.Context, s *stage) error {
 // streamReaches are the two numbers of streams that the reaches are set for.
 var streamReaches = [2]int{1000, 10_000}
 
-// streamsOf measures the first or the second number of them.
-func (s *stage) streamsOf(ctx context.Context, i int, empty int64) error {
+// streamsOf measures the first or the second number of them, and with the first what a relay without them takes.
+func (s *stage) streamsOf(ctx context.Context, i int, empty *int64) error {
 	n := s.opts.Streams[i]
 	names := slugs(n)
 	src, base, err := s.source(ctx, names)
@@ -47,12 +44,18 @@ func (s *stage) streamsOf(ctx context.Context, i int, empty int64) error {
 	if _, err := ask[int64](ctx, src, "connected", connectedArgs{Seconds: waitTime}); err != nil {
 		return err
 	}
-	held, err := s.resting(ctx, r, time.Now(), s.opts.Settle)
+	connected := time.Now()
+	if i == 0 { // while the other rests
+		if *empty, err = s.restingMemory(ctx, setting{store: "none"}); err != nil {
+			return err
+		}
+	}
+	held, err := s.resting(ctx, r, connected, s.opts.Settle)
 	if err != nil {
 		return err
 	}
 	needed := s.reachFor(streamReaches[i], "streams", func(sc Scale) int { return sc.Streams[i] })
-	s.add(memoryFigure(fmt.Sprintf("resident memory per stream of %d", n), held, empty, n, 40, fmt.Sprintf("%d streams", n), needed))
+	s.add(memoryFigure(fmt.Sprintf("resident memory per stream of %d", n), held, *empty, n, 40, fmt.Sprintf("%d streams", n), needed))
 	var took time.Duration
 	err = s.profiled(ctx, r.part, fmt.Sprintf("-%d", n), func() error {
 		dropped, err := ask[int64](ctx, src, "drop", nothing{})

@@ -48,7 +48,8 @@ func retries(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
-	waiting, err := s.resting(ctx, r, calm, s.opts.Calm)
+	// What was parked last is looked at for a few seconds yet.
+	waiting, err := s.resting(ctx, r, calm, s.opts.Calm+s.opts.Calm/4)
 	if err != nil {
 		return err
 	}

@@ -23,8 +23,8 @@ type Scale struct {
 	Window                              time.Duration
 	// Parked deliveries of retries, and Log is how many events the log of restart holds.
 	Parked, Log int
-	// Settle is how long a relay is left alone before its memory is read, Calm how long after it had much to do (retries, endpoints): it
-	// gives back what it needed for that when it has been calm for 15 s.
+	// Settle is how long a relay is left alone before its memory is read, Calm how long after it had much to do (endpoints; retries a quarter
+	// more): it gives back what it needed for that when it has been calm for 15 s.
 	Settle, Calm time.Duration
 	// Patience bounds one scenario.
 	Patience time.Duration

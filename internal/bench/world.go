@@ -8,8 +8,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nex-crm/relay/internal/nexsim"
@@ -22,10 +24,12 @@ type stage struct {
 	scenario string
 	dir      string
 	report   *Report
-	parts    []*part
-	made     int
 	heaps    int
 	starts   int
+
+	mu    sync.Mutex // guards what follows
+	parts []*part
+	made  int
 
 	died func(error) // ends the scenario: one of its parts has
 
@@ -34,6 +38,8 @@ type stage struct {
 
 // part starts a process that ends with the scenario at the latest.
 func (s *stage) part(role string) (*part, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.made++
 	p, err := startPart(append(s.opts.Command[:len(s.opts.Command):len(s.opts.Command)], strconv.Itoa(s.opts.Size)), role, filepath.Join(s.dir, fmt.Sprintf("%s-%d.log", role, s.made)), s.died)
 	if err == nil {
@@ -95,12 +101,9 @@ const maxWarnings = 3
 
 // end ends one part before the others.
 func (s *stage) end(p *part) error {
-	for i, other := range s.parts {
-		if other == p {
-			s.parts = append(s.parts[:i], s.parts[i+1:]...)
-			break
-		}
-	}
+	s.mu.Lock()
+	s.parts = slices.DeleteFunc(s.parts, func(other *part) bool { return other == p })
+	s.mu.Unlock()
 	return p.end()
 }
 
