@@ -272,7 +272,7 @@ func idle(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
-	if err := pause(ctx, 2*s.opts.Settle); err != nil { // the first look for gaps is over
+	if err := pause(ctx, s.opts.Settle); err != nil { // the first look for gaps is over
 		return err
 	}
 	var cpu, took float64
