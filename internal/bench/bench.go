@@ -2,14 +2,15 @@
 //
 // The relay under test, the source of its events, the receivers of its webhooks and the loops that make the bounds are processes of
 // their own, all of the same binary (see [Serve]): what one of them costs is its own, and memory and processor time are the relay's
-// alone. The relay is the daemon of `relay run` with its defaults, but for a shorter schedule in retries and a shorter duplicate window in
-// one part of restart: attempt records, PubAck and retries are on in every scenario.
+// alone. The relay is the daemon of `relay run` with its defaults, but for a shorter schedule in retries, a shorter duplicate window in
+// one part of restart, and an authority of its own in connections: attempt records, PubAck and retries are on in every scenario.
 //
 //	bench.go    which scenarios there are, and their order
 //	scale.go    how much of each
 //	part.go     a process, from here
 //	serve.go    a process, from inside: receiver.go loop.go source.go publisher.go daemon.go
 //	world.go    the relay under test
+//	accounts.go what a figure of deliveries is worth
 //	report.go   the figures
 package bench
 

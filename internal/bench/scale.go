@@ -34,7 +34,7 @@ type Scale struct {
 // shows that everything works.
 var (
 	Standard = Scale{
-		Name: "standard", Ingest: 30_000, Deliver: 40_000, Endpoints: 10_000, Streams: [2]int{1000, 1500}, Quiet: 1000, IdleFor: 30 * time.Second,
+		Name: "standard", Ingest: 30_000, Deliver: 40_000, Endpoints: 10_000, Streams: [2]int{1000, 2000}, Quiet: 1000, IdleFor: 30 * time.Second,
 		PacedFor: 4 * time.Second, PaceRate: 200, Healthy: 70, SickOfAKind: 10, Rounds: 6, Burst: 100, Window: 400 * time.Millisecond, Parked: 40_000, Log: 60_000,
 		Settle: 2 * time.Second, Calm: 20 * time.Second, Patience: 2 * time.Minute,
 	}
