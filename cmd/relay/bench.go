@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -12,13 +13,26 @@ import (
 )
 
 type benchCmd struct {
-	Only     []string `sep:"," placeholder:"NAME,..." help:"These scenarios only; --list names them."`
-	Scale    string   `enum:"quick,standard,full" default:"standard" help:"How much of each: standard (under three minutes on two processors), full (every size that the reaches are set for), quick (shows only that it works)."`
-	Size     int      `placeholder:"BYTES" default:"1024" help:"Size of an insight, 512 to 524288 bytes; 1024 if left out. What is larger than 4096 comes in smaller numbers."`
-	JSON     bool     `name:"json" help:"Print the figures as JSON."`
-	List     bool     `help:"Print the scenarios and end."`
-	Dir      string   `type:"path" help:"Where the logs on disk are made, 2 GB with --scale full; they are removed again. The directory for temporary files if left out."`
-	Profiles string   `type:"path" placeholder:"DIR" help:"Write a processor profile of the relay for each measured phase (go tool pprof)."`
+	Only     scenarios `placeholder:"NAME,..." help:"These scenarios only; --list names them."`
+	Scale    string    `enum:"quick,standard,full" default:"standard" help:"How much of each: standard (under three minutes on two processors), full (every size that the reaches are set for), quick (shows only that it works)."`
+	Size     int       `placeholder:"BYTES" default:"1024" help:"Size of an insight, 512 to 524288 bytes; 1024 if left out. What is larger than 4096 comes in smaller numbers."`
+	JSON     bool      `name:"json" help:"Print the figures as JSON."`
+	List     bool      `help:"Print the scenarios and end."`
+	Dir      string    `type:"path" help:"Where the logs on disk are made, 2 GB with --scale full; they are removed again. The directory for temporary files if left out."`
+	Profiles string    `type:"path" placeholder:"DIR" help:"Write a processor profile of the relay for each measured phase (go tool pprof)."`
+}
+
+// scenarios are names between commas; none is no way to ask for all.
+type scenarios []string
+
+func (s *scenarios) UnmarshalText(text []byte) error {
+	if strings.TrimSpace(string(text)) == "" {
+		return errors.New("no scenario is named: --list names them, and without --only all of them run")
+	}
+	for name := range strings.SplitSeq(string(text), ",") {
+		*s = append(*s, strings.TrimSpace(name))
+	}
+	return nil
 }
 
 func (c *benchCmd) Help() string {

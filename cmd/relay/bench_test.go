@@ -15,7 +15,7 @@ import (
 var everyScenario = flag.Bool("bench.all", false, "run every scenario of relay bench, at its smallest")
 
 // fewScenarios are those that a test run takes the time for: each kind of process has its part in them.
-var fewScenarios = []string{"ingest", "deliver-1", "latency", "retries"}
+var fewScenarios = []string{"ingest", "deliver-1", "connections", "latency", "retries"}
 
 // TestBench runs some scenarios, or every one, so small that its figures say nothing: what is wanted is that each is there, was measured, and left
 // nothing behind.
@@ -66,6 +66,14 @@ func TestBench(t *testing.T) {
 func TestBenchScenarios(t *testing.T) {
 	t.Parallel()
 	if code, _, errs := call(t, nil, "bench", "--only", "ingest,nonsense"); code != exitUsage || !strings.Contains(errs, "nonsense") || !strings.Contains(errs, "deliver-100") {
+		t.Errorf("exit code %d: %s", code, errs)
+	}
+	for _, none := range []string{"--only=", "--only= "} {
+		if code, _, errs := call(t, nil, "bench", none); code != exitUsage || !strings.Contains(errs, "--list") {
+			t.Errorf("%s: exit code %d: %s", none, code, errs)
+		}
+	}
+	if code, _, errs := call(t, nil, "bench", "--only", "ingest", "--only", "nonsense, idle"); code != exitUsage || !strings.Contains(errs, `"nonsense"`) {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
 	code, out, errs := call(t, nil, "bench", "--list")

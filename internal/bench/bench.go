@@ -2,14 +2,15 @@
 //
 // The relay under test, the source of its events, the receivers of its webhooks and the loops that make the bounds are processes of
 // their own, all of the same binary (see [Serve]): what one of them costs is its own, and memory and processor time are the relay's
-// alone. The relay is the daemon of `relay run` with its defaults, but for a shorter schedule in retries and a shorter duplicate window in
-// one part of restart: attempt records, PubAck and retries are on in every scenario.
+// alone. The relay is the daemon of `relay run` with its defaults, but for a shorter schedule in retries, a shorter duplicate window in
+// one part of restart, and an authority of its own in connections: attempt records, PubAck and retries are on in every scenario.
 //
 //	bench.go    which scenarios there are, and their order
 //	scale.go    how much of each
 //	part.go     a process, from here
 //	serve.go    a process, from inside: receiver.go loop.go source.go publisher.go daemon.go
 //	world.go    the relay under test
+//	accounts.go what a figure of deliveries is worth
 //	report.go   the figures
 package bench
 
@@ -54,6 +55,7 @@ var Scenarios = []Scenario{
 	{"deliver-1", "webhooks/s to one endpoint; bound: a bare net/http loop with the same bodies and concurrency", deliverOne},
 	{"deliver-100", "webhooks/s where each event goes to 100 endpoints; bound: the same loop over 100 hosts", deliverHundred},
 	{"deliver-10k", "webhooks/s with 10,000 endpoints, ten for each event; bound: as deliver-1", deliverMany},
+	{"connections", "webhooks/s where each needs a new connection, over HTTP and over HTTPS; bound: the same loop, new connections too", connections},
 	{"latency", "emission to NATS subscriber and to webhook, p50 and p99 at 200 events/s; bound: publish and POST directly", latency},
 	{"isolation", "healthy webhooks/s and p99 with 30 of 100 endpoints sick; bound: without them", isolation},
 	{"streams", "resident memory per held stream; time until all are back after a drop", streams},
@@ -81,13 +83,16 @@ func (o Options) Check() error {
 	return nil
 }
 
+// rootName begins the name of the directory of a run.
+const rootName = "relay-bench-"
+
 // Run runs the scenarios one after the other. What fails is reported with the scenario and in the error; the others run all the same.
 // When it returns no part runs any more.
 func Run(ctx context.Context, o Options) (*Report, error) {
 	if err := o.Check(); err != nil {
 		return nil, err
 	}
-	root, err := os.MkdirTemp(o.Dir, "relay-bench-")
+	root, err := os.MkdirTemp(o.Dir, rootName)
 	if err != nil {
 		return nil, err
 	}
@@ -95,6 +100,12 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if o.Profiles != "" {
 		if err := os.MkdirAll(o.Profiles, 0o700); err != nil {
 			return nil, err
+		}
+	}
+	if o.Progress != nil {
+		if left, _ := filepath.Glob(filepath.Join(filepath.Dir(root), rootName+"*")); len(left) > 1 {
+			others := slices.DeleteFunc(left, func(dir string) bool { return dir == root })
+			o.Progress("of other runs, which still go on or were killed, there is: " + strings.Join(others, ", "))
 		}
 	}
 	o.Scale = o.Scale.sized(o.Size)
@@ -123,10 +134,15 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 func runOne(ctx context.Context, o Options, root string, s Scenario, report *Report) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, o.Scale.Patience)
 	defer cancel()
-	st := &stage{opts: o, scenario: s.Name, dir: filepath.Join(root, s.Name), report: report}
+	ctx, died := context.WithCancelCause(ctx)
+	defer died(nil)
+	st := &stage{opts: o, scenario: s.Name, dir: filepath.Join(root, s.Name), report: report, died: died}
 	if err := os.MkdirAll(st.dir, 0o700); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, st.clear()) }()
-	return s.run(ctx, st)
+	if err = s.run(ctx, st); err != nil {
+		err = blame(ctx, err)
+	}
+	return err
 }

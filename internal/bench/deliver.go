@@ -11,9 +11,10 @@ import (
 type delivery struct {
 	hosts     int
 	endpoints int
-	kinds     int // of events; each endpoint wants one of them
-	perEvent  int // endpoints that want each event
-	boundHost int // hosts of the bound
+	answer    string // the receiver's behaviour
+	kinds     int    // of events; each endpoint wants one of them
+	perEvent  int    // endpoints that want each event
+	boundHost int    // hosts of the bound
 	reach     float64
 }
 
@@ -32,7 +33,7 @@ func deliverMany(ctx context.Context, s *stage) error {
 
 // deliver fills a log while the relay is away, and has it deliver what is there: how fast events come is another figure.
 func (s *stage) deliver(ctx context.Context, d delivery) error {
-	receiver, hosts, err := s.receive(ctx, d.hosts)
+	receiver, hosts, err := s.receive(ctx, openArgs{Ports: d.hosts})
 	if err != nil {
 		return err
 	}
@@ -48,7 +49,7 @@ func (s *stage) deliver(ctx context.Context, d delivery) error {
 		return err
 	}
 	total := events * d.perEvent
-	before, err := s.postBound(ctx, hosts[:d.boundHost], total/2)
+	before, err := s.postBound(ctx, boundURLs(hosts[:d.boundHost], ""), total/2, "")
 	if err != nil {
 		return err
 	}
@@ -67,23 +68,23 @@ func (s *stage) deliver(ctx context.Context, d delivery) error {
 	if err != nil {
 		return err
 	}
-	account, err := s.settle(ctx, total, r)
+	account, err := s.settle(ctx, receiver, r)
 	if err != nil {
 		return err
 	}
 	if err := s.stopRelay(ctx, r); err != nil {
 		return err
 	}
-	after, err := s.postBound(ctx, hosts[:d.boundHost], total/2)
+	after, err := s.postBound(ctx, boundURLs(hosts[:d.boundHost], ""), total/2, "")
 	if err != nil {
 		return err
 	}
-	bound := (before + after) / 2
-	s.add(Figure{
+	bound := between(before, after)
+	s.add(account.apply(Figure{
 		Name: fmt.Sprintf("delivered, %s", d.text()), Unit: "webhooks/s", Value: float64(total-total/10) / (float64(at[1]-at[0]) / 1e9),
-		Bound: &bound, BoundOf: fmt.Sprintf("a bare net/http loop to %d hosts, half before and half after", d.boundHost),
-		Reach: Reach{ShareAtLeast, d.reach}, Size: fmt.Sprintf("%d webhooks", total), RecordsLost: account.lost, Doubled: account.doubled, CPU: cpu,
-	})
+		Bound: &bound.PerSecond, BoundCPU: bound.CPU, BoundOf: fmt.Sprintf("a bare net/http loop to %d hosts, half before and half after", d.boundHost),
+		Reach: Reach{ShareAtLeast, d.reach}, Size: fmt.Sprintf("%d webhooks", total), CPU: cpu,
+	}))
 	return nil
 }
 
@@ -98,30 +99,39 @@ func (d delivery) text() string {
 func (d delivery) targets(hosts []string) (list []target) {
 	for i := range d.endpoints {
 		list = append(list, target{
-			id: fmt.Sprintf("e-%d", i), url: fmt.Sprintf("%s/ok/?e=%d", hosts[i%len(hosts)], i), events: []string{"nex.insight." + kindOf(i%d.kinds)},
+			id: fmt.Sprintf("e-%d", i), url: fmt.Sprintf("%s/ok/%s?e=%d", hosts[i%len(hosts)], d.answer, i), events: []string{"nex.insight." + kindOf(i%d.kinds)},
 		})
 	}
 	return list
 }
 
-// postBound is how many posts a second net/http makes to some hosts, as many at once to each as the relay makes.
-func (s *stage) postBound(ctx context.Context, hosts []string, n int) (float64, error) {
+// postBound is how many posts a second net/http makes to some URLs, as many at once to each host as the relay makes.
+func (s *stage) postBound(ctx context.Context, urls []string, n int, ca string) (posted, error) {
 	p, err := s.part(roleLoop)
 	if err != nil {
-		return 0, err
-	}
-	var urls []string
-	for _, host := range hosts {
-		urls = append(urls, host+"/bound/")
+		return posted{}, err
 	}
 	defaults := config.Default()
-	atOnce := min(defaults.Webhooks.MaxInFlight*len(hosts), boundAtOnce)
-	seconds, err := ask[float64](ctx, p, "post", postArgs{URLs: urls, N: n, AtOnce: atOnce})
+	atOnce := min(defaults.Webhooks.MaxInFlight*len(urls), boundAtOnce)
+	done, err := ask[posted](ctx, p, "post", postArgs{URLs: urls, N: n, AtOnce: atOnce, CA: ca})
 	if err != nil {
-		return 0, err
+		return posted{}, err
 	}
-	return float64(n) / seconds, s.end(p)
+	return done, s.end(p)
 }
 
 // boundAtOnce is what a loop over many hosts is best at.
 const boundAtOnce = 400
+
+// boundURLs are where a loop posts to on some hosts; behaviour is that of the receiver.
+func boundURLs(hosts []string, behaviour string) (urls []string) {
+	for _, host := range hosts {
+		urls = append(urls, host+"/"+boundName+"/"+behaviour)
+	}
+	return urls
+}
+
+// between is a bound of which one half was measured before, one after.
+func between(before, after posted) posted {
+	return posted{PerSecond: (before.PerSecond + after.PerSecond) / 2, CPU: (before.CPU + after.CPU) / 2}
+}

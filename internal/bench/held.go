@@ -13,19 +13,21 @@ import (
 
 // streams is what a stream costs that is held, and how soon all are back.
 func streams(ctx context.Context, s *stage) error {
-	empty, err := s.restingMemory(ctx, setting{store: "none"})
-	if err != nil {
-		return err
-	}
-	for _, n := range s.opts.Streams {
-		if err := s.streamsOf(ctx, n, empty); err != nil {
+	var empty int64
+	for i := range s.opts.Streams {
+		if err := s.streamsOf(ctx, i, &empty); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *stage) streamsOf(ctx context.Context, n int, empty int64) error {
+// streamReaches are the two numbers of streams that the reaches are set for.
+var streamReaches = [2]int{1000, 10_000}
+
+// streamsOf measures the first or the second number of them, and with the first what a relay without them takes.
+func (s *stage) streamsOf(ctx context.Context, i int, empty *int64) error {
+	n := s.opts.Streams[i]
 	names := slugs(n)
 	src, base, err := s.source(ctx, names)
 	if err != nil {
@@ -42,15 +44,18 @@ func (s *stage) streamsOf(ctx context.Context, n int, empty int64) error {
 	if _, err := ask[int64](ctx, src, "connected", connectedArgs{Seconds: waitTime}); err != nil {
 		return err
 	}
-	held, err := s.resting(ctx, r, s.opts.Settle)
+	connected := time.Now()
+	if i == 0 { // while the other rests
+		if *empty, err = s.restingMemory(ctx, setting{store: "none"}); err != nil {
+			return err
+		}
+	}
+	held, err := s.resting(ctx, r, connected, s.opts.Settle)
 	if err != nil {
 		return err
 	}
-	needed := reachFor(n, 1000, "streams")
-	if n > 1000 {
-		needed = reachFor(n, 10_000, "streams")
-	}
-	s.addMemory(fmt.Sprintf("resident memory per stream of %d", n), held, empty, n, 40, fmt.Sprintf("%d streams", n), needed)
+	needed := s.reachFor(streamReaches[i], "streams", func(sc Scale) int { return sc.Streams[i] })
+	s.add(memoryFigure(fmt.Sprintf("resident memory per stream of %d", n), held, *empty, n, 40, fmt.Sprintf("%d streams", n), needed))
 	var took time.Duration
 	err = s.profiled(ctx, r.part, fmt.Sprintf("-%d", n), func() error {
 		dropped, err := ask[int64](ctx, src, "drop", nothing{})
@@ -74,8 +79,9 @@ func (s *stage) streamsOf(ctx context.Context, n int, empty int64) error {
 // memory of a relay that has nothing to do: what is resident, and what of it is left when the garbage is collected.
 type memory struct{ resident, held int64 }
 
-func (s *stage) resting(ctx context.Context, r *relay, after time.Duration) (m memory, err error) {
-	if err := pause(ctx, after); err != nil {
+// resting reads it when the relay has had nothing to do for so long, since a time.
+func (s *stage) resting(ctx context.Context, r *relay, since time.Time, long time.Duration) (m memory, err error) {
+	if err := pause(ctx, time.Until(since.Add(long))); err != nil {
 		return m, err
 	}
 	u, err := ask[usage](ctx, r.part, "usage", nothing{})
@@ -124,37 +130,79 @@ func (s *stage) memoryOf(ctx context.Context, w setting) (m memory, err error) {
 	if err != nil {
 		return m, err
 	}
-	if m, err = s.resting(ctx, r, s.opts.Settle); err != nil {
+	if m, err = s.resting(ctx, r, time.Now(), s.opts.Settle); err != nil {
 		return m, err
 	}
 	return m, s.stopRelay(ctx, r)
 }
 
-// addMemory reports what each of n takes, in KB. reach is in KB too, and set for another size where needed says so.
-func (s *stage) addMemory(name string, m memory, empty int64, n int, reach float64, size, needed string) {
+// memoryFigure is what each of n takes, in KB. reach is in KB too, and set for another size where needed says so.
+func memoryFigure(name string, m memory, empty int64, n int, reach float64, size, needed string) Figure {
 	each := func(rss int64) float64 { return max(0, float64(rss-empty)/1024/float64(n)) }
-	s.add(Figure{
+	return Figure{
 		Name: name, Unit: "KB", Value: each(m.resident), Reach: Reach{AtMost, reach}, ReachFor: needed, Size: size,
 		Note: fmt.Sprintf("%.1f KB when the garbage is collected; the relay without them has %.0f MB", each(m.held), float64(empty)/(1<<20)),
-	})
+	}
 }
 
-// endpoints is what an endpoint costs that is known, and what it costs an event that many are.
+// endpoints is what an endpoint costs that is known and has had a webhook, some time ago, and what it costs an event that many are.
 func endpoints(ctx context.Context, s *stage) error {
 	n := s.opts.Endpoints
-	empty, err := s.restingMemory(ctx, setting{store: "none"})
+	receiver, hosts, err := s.receive(ctx, openArgs{Ports: 1})
 	if err != nil {
 		return err
 	}
-	d := delivery{hosts: 1, endpoints: n, kinds: n / 10, perEvent: 10}
-	held, err := s.memoryOf(ctx, setting{store: "log", endpoints: d.targets([]string{"http://127.0.0.1:1"})})
+	// No connection stays: those are 2,048 at most, however many endpoints there are, and gone when they were idle for 90 s.
+	d := delivery{endpoints: n, answer: "close", kinds: n / 10, perEvent: 10}
+	r, err := s.startDelivered(ctx, receiver, setting{store: "log", endpoints: d.targets(hosts)}, d)
 	if err != nil {
 		return err
 	}
-	size := fmt.Sprintf("%d endpoints", n)
-	s.addMemory(fmt.Sprintf("resident memory per endpoint of %d", n), held, empty, n, 4, size, reachFor(n, 10_000, "endpoints"))
-	s.add(Figure{Name: fmt.Sprintf("matching an event with %d endpoints", n), Unit: "µs", Value: matchTime(n), Reach: Reach{AtMost, 20}, Size: size + ", 10 match"})
+	account, err := s.settle(ctx, receiver, r)
+	if err != nil {
+		return err
+	}
+	calm := time.Now()
+	empty, err := s.restingMemory(ctx, setting{store: "none"}) // while the other rests
+	if err != nil {
+		return err
+	}
+	held, err := s.resting(ctx, r, calm, s.opts.Calm)
+	if err != nil {
+		return err
+	}
+	if err := s.finish(ctx, r, receiver); err != nil {
+		return err
+	}
+	size := fmt.Sprintf("%d endpoints, a webhook each, calm for %v", n, s.opts.Calm)
+	needed := s.reachFor(10_000, "endpoints", func(sc Scale) int { return sc.Endpoints })
+	f := memoryFigure(fmt.Sprintf("resident memory per endpoint of %d", n), held, empty, n, 4, size, needed)
+	s.add(account.apply(f))
+	s.add(Figure{Name: fmt.Sprintf("matching an event with %d endpoints", n), Unit: "µs", Value: matchTime(n), Reach: Reach{AtMost, 20}, ReachFor: needed, Size: fmt.Sprintf("%d endpoints, 10 match", n)})
 	return nil
+}
+
+// startDelivered starts a relay that returns when each of its endpoints has had one webhook: its log has one event of each kind.
+func (s *stage) startDelivered(ctx context.Context, receiver *part, w setting, d delivery) (*relay, error) {
+	file, err := s.configure(w)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.introduce(ctx, file); err != nil {
+		return nil, err
+	}
+	if _, err := s.fill(ctx, fillArgs{Dir: w.store, N: d.kinds, Kinds: d.kinds}); err != nil {
+		return nil, err
+	}
+	if err := do(ctx, receiver, "watch", watchArgs{Name: "ok", Marks: []int64{int64(d.endpoints)}}); err != nil {
+		return nil, err
+	}
+	r, err := s.startRelay(ctx, file)
+	if err != nil {
+		return nil, err
+	}
+	_, err = ask[[]int64](ctx, receiver, "wait", waitArgs{Name: "ok", Seconds: waitTime})
+	return r, err
 }
 
 // matchTime is how many microseconds it takes to find who wants an event, as the fanout does.
@@ -188,16 +236,23 @@ func matchTime(n int) float64 {
 	return float64(time.Since(began).Microseconds()) / events
 }
 
-// idle is what a relay costs that only waits.
+// idle is what a relay costs that only waits: each of its streams has brought an event, each of its endpoints has had a webhook.
 func idle(ctx context.Context, s *stage) error {
 	names := slugs(s.opts.Quiet)
 	src, base, err := s.source(ctx, names)
 	if err != nil {
 		return err
 	}
-	d := delivery{hosts: 1, endpoints: s.opts.Quiet, kinds: max(1, s.opts.Quiet/10), perEvent: 10}
-	file, err := s.configure(setting{store: "log", nex: base, slugs: names, endpoints: d.targets([]string{"http://127.0.0.1:1"})})
+	receiver, hosts, err := s.receive(ctx, openArgs{Ports: 1})
 	if err != nil {
+		return err
+	}
+	d := delivery{endpoints: s.opts.Quiet, kinds: s.opts.Quiet, perEvent: 1}
+	file, err := s.configure(setting{store: "log", nex: base, slugs: names, endpoints: d.targets(hosts)})
+	if err != nil {
+		return err
+	}
+	if err := do(ctx, receiver, "watch", watchArgs{Name: "ok", Marks: []int64{int64(d.endpoints)}}); err != nil {
 		return err
 	}
 	r, err := s.startRelay(ctx, file)
@@ -207,7 +262,17 @@ func idle(ctx context.Context, s *stage) error {
 	if _, err := ask[int64](ctx, src, "connected", connectedArgs{Seconds: waitTime}); err != nil {
 		return err
 	}
-	if err := pause(ctx, 2*s.opts.Settle); err != nil { // the first look for gaps is over
+	if _, err := ask[int64](ctx, src, "emit", emitArgs{N: len(names), Kinds: d.kinds}); err != nil {
+		return err
+	}
+	if _, err := ask[[]int64](ctx, receiver, "wait", waitArgs{Name: "ok", Seconds: waitTime}); err != nil {
+		return err
+	}
+	account, err := s.settle(ctx, receiver, r)
+	if err != nil {
+		return err
+	}
+	if err := pause(ctx, s.opts.Settle); err != nil { // the first look for gaps is over
 		return err
 	}
 	var cpu, took float64
@@ -227,9 +292,10 @@ func idle(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
-	s.add(Figure{
+	needed := s.reachFor(1000, "of each", func(sc Scale) int { return sc.Quiet })
+	s.add(account.apply(Figure{
 		Name: fmt.Sprintf("%d quiet streams and %d endpoints", len(names), d.endpoints), Unit: "% of a core", Value: 100 * cpu / took,
-		Reach: Reach{AtMost, 1}, Size: fmt.Sprintf("%.0f s", took),
-	})
-	return s.finish(ctx, r, src)
+		Reach: Reach{AtMost, 1}, ReachFor: needed, Size: fmt.Sprintf("%.0f s", took),
+	}))
+	return s.finish(ctx, r, src, receiver)
 }

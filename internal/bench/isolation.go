@@ -28,7 +28,7 @@ const (
 // shared machine what one second can do is not what the next can. Of the sick ones a third hangs, a third answers 500, and a third
 // gets ten times what it can take.
 func isolation(ctx context.Context, s *stage) error {
-	receiver, hosts, err := s.receive(ctx, 1)
+	receiver, hosts, err := s.receive(ctx, openArgs{Ports: 1})
 	if err != nil {
 		return err
 	}
@@ -40,51 +40,71 @@ func isolation(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
-	var ratios, plain, sick []float64
-	var calm, amid []spread
+	var rates, ages turns
 	for i := range s.opts.Rounds {
 		order := []*ring{without, with}
 		if i%2 == 1 {
 			slices.Reverse(order)
 		}
-		rates := map[*ring]float64{}
+		rate, age := map[*ring]float64{}, map[*ring]float64{}
 		for _, r := range order {
-			if err := alone(r, order, func() (err error) { rates[r], err = r.burst(ctx, s.opts.Burst); return err }); err != nil {
+			err := alone(r, order, func() (err error) {
+				rate[r], age[r], err = s.turn(ctx, r)
+				return err
+			})
+			if err != nil {
 				return err
 			}
 		}
-		ages := map[*ring]spread{}
-		for _, r := range order {
-			if err := alone(r, order, func() (err error) { ages[r], err = r.paced(ctx, s.opts.PacedFor/2); return err }); err != nil {
-				return err
-			}
-		}
-		plain, sick = append(plain, rates[without]), append(sick, rates[with])
-		ratios = append(ratios, rates[with]/rates[without])
-		calm, amid = append(calm, ages[without]), append(amid, ages[with])
+		rates.add(rate[without], rate[with])
+		ages.add(age[without], age[with])
 	}
-	lost := 0
-	for _, r := range []*ring{without, with} {
-		account, err := s.settle(ctx, 0, r.relay)
-		if err != nil {
-			return err
-		}
-		lost += account.lost
+	account, err := s.settle(ctx, receiver, without.relay, with.relay)
+	if err != nil {
+		return err
 	}
-	bound, share := median(plain), median(ratios)
-	size := fmt.Sprintf("%d rounds of %d webhooks", s.opts.Rounds, s.opts.Burst*s.opts.Healthy)
 	of := fmt.Sprintf("a relay with the %d healthy ones alone, in turns", s.opts.Healthy)
-	s.add(Figure{
+	s.add(account.apply(rates.figure(Figure{
 		Name: fmt.Sprintf("healthy ones with %d of %d sick", 3*s.opts.SickOfAKind, s.opts.Healthy+3*s.opts.SickOfAKind), Unit: "webhooks/s",
-		Value: bound * share, Bound: &bound, BoundOf: of, Reach: Reach{ShareAtLeast, 0.95}, Size: size, RecordsLost: lost,
-		Note: fmt.Sprintf("the share is the median over the rounds; with the sick ones %.0f webhooks/s, median", median(sick)),
-	})
-	calmP99, amidP99 := p99(calm), p99(amid)
-	s.add(Figure{
-		Name: "healthy ones, publish to webhook, p99", Unit: "ms", Value: amidP99, Bound: &calmP99, BoundOf: of, Reach: Reach{TimesAtMost, 1.5},
-		Size: fmt.Sprintf("%d rounds of %d webhooks at %d events/s", s.opts.Rounds, calm[0].N, pacedPerSecond),
-	})
+		BoundOf: of, Reach: Reach{ShareAtLeast, 0.95}, Size: fmt.Sprintf("%d rounds of %d webhooks", s.opts.Rounds, s.opts.Burst*s.opts.Healthy),
+	})))
+	s.add(account.apply(ages.figure(Figure{
+		Name: "healthy ones, publish to webhook, p99", Unit: "ms", BoundOf: of, Reach: Reach{TimesAtMost, 1.5},
+		Size: fmt.Sprintf("%d rounds of %v at %d events/s", s.opts.Rounds, s.opts.Window, pacedPerSecond),
+	})))
 	return nil
+}
+
+// turn is one of a relay: how many webhooks a second its healthy ones get, and how old they are at the 99th percentile, in milliseconds.
+func (s *stage) turn(ctx context.Context, r *ring) (rate, p99 float64, err error) {
+	if err := pause(ctx, catchUp); err != nil {
+		return 0, 0, err
+	}
+	if rate, err = r.burst(ctx, s.opts.Burst); err != nil {
+		return 0, 0, err
+	}
+	age, err := r.paced(ctx, s.opts.Window)
+	return rate, ms(age.P99), err
+}
+
+// catchUp is what a relay that stood still gets to do what was due meanwhile.
+const catchUp = 50 * time.Millisecond
+
+// turns are what some rounds have measured, each without the sick ones and with them.
+type turns struct{ without, with, ratios []float64 }
+
+func (t *turns) add(without, with float64) {
+	t.without, t.with, t.ratios = append(t.without, without), append(t.with, with), append(t.ratios, with/without)
+}
+
+// figure compares what was measured within one round: from one to the next the machine may have changed.
+func (t *turns) figure(f Figure) Figure {
+	bound := median(t.without)
+	f.Bound, f.Value = &bound, bound*median(t.ratios)
+	f.Note = fmt.Sprintf("the median of the rounds' ratios, which are %.2f to %.2f; %s to %s %s with the sick ones, %s to %s without them",
+		slices.Min(t.ratios), slices.Max(t.ratios), number(slices.Min(t.with)), number(slices.Max(t.with)), f.Unit,
+		number(slices.Min(t.without)), number(slices.Max(t.without)))
+	return f
 }
 
 // alone measures one while the processes of the others stand still, where the system can do that: what their sick endpoints cost is
@@ -99,14 +119,6 @@ func alone(r *ring, all []*ring, measure func() error) (err error) {
 		}
 	}
 	return measure()
-}
-
-func p99(list []spread) float64 {
-	var all []float64
-	for _, one := range list {
-		all = append(all, ms(one.P99))
-	}
-	return median(all)
 }
 
 func median(list []float64) float64 {

@@ -2,25 +2,23 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"sync"
 	"time"
 )
 
 // latency is how long an event is under way at a rate that nothing has to wait for.
 func latency(ctx context.Context, s *stage) error {
-	receiver, hosts, err := s.receive(ctx, 1)
+	receiver, hosts, err := s.receive(ctx, openArgs{Ports: 1})
 	if err != nil {
 		return err
 	}
-	published, err := s.publishLatency(ctx)
+	published, posted, err := s.latencyBounds(ctx, receiver, hosts[0])
 	if err != nil {
 		return err
 	}
-	posted, err := s.postLatency(ctx, receiver, hosts[0])
-	if err != nil {
-		return err
-	}
-	heard, delivered, err := s.relayLatency(ctx, receiver, hosts[0])
+	heard, delivered, account, err := s.relayLatency(ctx, receiver, hosts[0])
 	if err != nil {
 		return err
 	}
@@ -33,40 +31,50 @@ func latency(ctx context.Context, s *stage) error {
 	} {
 		size := fmt.Sprintf("%d events at %d/s", way.value.N, s.opts.PaceRate)
 		p50, p99 := ms(way.beside.P50), ms(way.beside.P99)
-		s.add(Figure{Name: way.name + ", p50", Unit: "ms", Value: ms(way.value.P50), Bound: &p50, BoundOf: way.bound, Reach: Reach{MoreAtMost, 1}, Size: size})
-		s.add(Figure{Name: way.name + ", p99", Unit: "ms", Value: ms(way.value.P99), Bound: &p99, BoundOf: way.bound, Reach: Reach{TimesAtMost, 3}, Size: size})
+		s.add(account.apply(Figure{Name: way.name + ", p50", Unit: "ms", Value: ms(way.value.P50), Bound: &p50, BoundOf: way.bound, Reach: Reach{MoreAtMost, 1}, Size: size}))
+		s.add(account.apply(Figure{Name: way.name + ", p99", Unit: "ms", Value: ms(way.value.P99), Bound: &p99, BoundOf: way.bound, Reach: Reach{TimesAtMost, 3}, Size: size}))
 	}
 	return nil
+}
+
+// latencyBounds are measured at one time, as the two ways through the relay are.
+func (s *stage) latencyBounds(ctx context.Context, receiver *part, host string) (published, posted spread, err error) {
+	var failed error
+	var both sync.WaitGroup
+	both.Go(func() { published, failed = s.publishLatency(ctx) })
+	posted, err = s.postLatency(ctx, receiver, host)
+	both.Wait()
+	return published, posted, errors.Join(failed, err)
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // relayLatency has the simulator emit at a steady rate; each event says when that was.
-func (s *stage) relayLatency(ctx context.Context, receiver *part, host string) (heard, delivered spread, err error) {
+func (s *stage) relayLatency(ctx context.Context, receiver *part, host string) (heard, delivered spread, a accounts, err error) {
 	names := slugs(1)
 	src, base, err := s.source(ctx, names)
 	if err != nil {
-		return heard, delivered, err
+		return heard, delivered, a, err
 	}
 	file, err := s.configure(setting{store: "log", nex: base, slugs: names, endpoints: []target{{id: "crm", url: host + "/crm/"}}})
 	if err != nil {
-		return heard, delivered, err
+		return heard, delivered, a, err
 	}
 	r, err := s.startRelay(ctx, file)
 	if err != nil {
-		return heard, delivered, err
+		return heard, delivered, a, err
 	}
 	if _, err := ask[int64](ctx, src, "connected", connectedArgs{Seconds: waitTime}); err != nil {
-		return heard, delivered, err
+		return heard, delivered, a, err
 	}
 	listener, err := s.subscribe(ctx, r.NATS)
 	if err != nil {
-		return heard, delivered, err
+		return heard, delivered, a, err
 	}
 	for i, seconds := range []float64{s.warmUp(), s.opts.PacedFor.Seconds()} { // the first round is not counted
 		n := int64(float64(s.opts.PaceRate) * seconds)
 		if err := do(ctx, receiver, "watch", watchArgs{Name: "crm", Marks: []int64{n}, Timed: true}); err != nil {
-			return heard, delivered, err
+			return heard, delivered, a, err
 		}
 		round := func() error {
 			if _, err := ask[int](ctx, src, "pace", paceArgs{Rate: s.opts.PaceRate, Seconds: seconds}); err != nil {
@@ -87,10 +95,13 @@ func (s *stage) relayLatency(ctx context.Context, receiver *part, host string) (
 			err = s.profiled(ctx, r.part, "", round)
 		}
 		if err != nil {
-			return heard, delivered, err
+			return heard, delivered, a, err
 		}
 	}
-	return heard, delivered, s.finish(ctx, r, src, listener)
+	if a, err = s.settle(ctx, receiver, r); err != nil {
+		return heard, delivered, a, err
+	}
+	return heard, delivered, a, s.finish(ctx, r, src, listener)
 }
 
 // warmUp is how long connections and heaps get to take their shape, in seconds.
@@ -141,13 +152,13 @@ func (s *stage) postLatency(ctx context.Context, receiver *part, host string) (t
 		return took, err
 	}
 	for _, seconds := range []float64{s.warmUp(), s.opts.PacedFor.Seconds()} {
-		if err := do(ctx, receiver, "watch", watchArgs{Name: "bound", Timed: true}); err != nil {
+		if err := do(ctx, receiver, "watch", watchArgs{Name: boundName, Timed: true}); err != nil {
 			return took, err
 		}
-		if _, err := ask[int](ctx, p, "pace", paceArgs{URL: host + "/bound/", Rate: s.opts.PaceRate, Seconds: seconds}); err != nil {
+		if _, err := ask[int](ctx, p, "pace", paceArgs{URL: host + "/" + boundName + "/", Rate: s.opts.PaceRate, Seconds: seconds}); err != nil {
 			return took, err
 		}
-		if took, err = ask[spread](ctx, receiver, "timed", watchArgs{Name: "bound"}); err != nil {
+		if took, err = ask[spread](ctx, receiver, "timed", watchArgs{Name: boundName}); err != nil {
 			return took, err
 		}
 	}

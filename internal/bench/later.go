@@ -8,7 +8,7 @@ import (
 
 // retries is what waits for an endpoint that answers nothing but 503, and how soon it has nine tenths of it when it answers again.
 func retries(ctx context.Context, s *stage) error {
-	receiver, hosts, err := s.receive(ctx, 1)
+	receiver, hosts, err := s.receive(ctx, openArgs{Ports: 1})
 	if err != nil {
 		return err
 	}
@@ -23,10 +23,6 @@ func retries(ctx context.Context, s *stage) error {
 		return err
 	}
 	if err := s.introduce(ctx, file); err != nil {
-		return err
-	}
-	empty, err := s.restingMemory(ctx, setting{store: "none"})
-	if err != nil {
 		return err
 	}
 	if _, err := s.fill(ctx, fillArgs{Dir: "log", N: n}); err != nil {
@@ -47,7 +43,13 @@ func retries(ctx context.Context, s *stage) error {
 	if err := awaitMetric(ctx, r, "relay_retries_pending", func(v float64) bool { return v >= float64(n)*0.99 }); err != nil {
 		return err
 	}
-	waiting, err := s.resting(ctx, r, s.opts.Calm)
+	calm := time.Now()
+	empty, err := s.restingMemory(ctx, setting{store: "none"}) // while the other rests
+	if err != nil {
+		return err
+	}
+	// What was parked last is looked at for a few seconds yet.
+	waiting, err := s.resting(ctx, r, calm, s.opts.Calm+s.opts.Calm/4)
 	if err != nil {
 		return err
 	}
@@ -65,7 +67,7 @@ func retries(ctx context.Context, s *stage) error {
 	if err := awaitMetric(ctx, r, "relay_retries_pending", func(v float64) bool { return v == 0 }); err != nil {
 		return err
 	}
-	account, err := s.settle(ctx, n, r)
+	account, err := s.settle(ctx, receiver, r)
 	if err != nil {
 		return err
 	}
@@ -77,32 +79,34 @@ func retries(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
+	needed := s.reachFor(100_000, "deliveries", func(sc Scale) int { return sc.Parked })
 	more := func(rss int64) float64 { return float64(rss-empty) / (1 << 20) }
-	s.add(Figure{
-		Name: "resident memory for what is parked", Unit: "MB", Value: more(waiting.resident), Reach: Reach{AtMost, 32}, ReachFor: reachFor(n, 100_000, "deliveries"),
+	s.add(account.apply(Figure{
+		Name: "resident memory for what is parked", Unit: "MB", Value: more(waiting.resident), Reach: Reach{AtMost, 32}, ReachFor: needed,
 		Size: fmt.Sprintf("%d deliveries", n),
 		Note: fmt.Sprintf("when the garbage is collected %.1f MB, and %.1f MB where all of the same log has been delivered; the relay without them has %.0f MB",
 			more(waiting.held), more(done.held), float64(empty)/(1<<20)),
-	})
-	bound, err := s.postBound(ctx, hosts, n/2)
+	}))
+	bound, err := s.postBound(ctx, boundURLs(hosts, ""), n/2, "")
 	if err != nil {
 		return err
 	}
-	s.add(Figure{
-		Name: "drained when the endpoint returns, 10 to 90 % of it", Unit: "webhooks/s", Value: float64(n*9/10-n/10) / (float64(at[1]-at[0]) / 1e9), Bound: &bound,
-		BoundOf: "a bare net/http loop", Reach: Reach{ShareAtLeast, 0.7}, ReachFor: reachFor(n, 100_000, "deliveries"), Size: fmt.Sprintf("%d deliveries", n), RecordsLost: account.lost, Doubled: account.doubled, CPU: cpu,
-	})
+	s.add(account.apply(Figure{
+		Name: "drained when the endpoint returns, 10 to 90 % of it", Unit: "webhooks/s", Value: float64(n*9/10-n/10) / (float64(at[1]-at[0]) / 1e9), Bound: &bound.PerSecond, BoundCPU: bound.CPU,
+		BoundOf: "a bare net/http loop", Reach: Reach{ShareAtLeast, 0.7}, ReachFor: needed, Size: fmt.Sprintf("%d deliveries", n), CPU: cpu,
+	}))
 	return nil
 }
 
-// restart is how long it takes from the start of the process to the first webhook.
+// restart is how long it takes from the start of the process to the first webhook. The events in the log are those of a workspace that
+// the relay has, so that it takes it at the start, as it does with each.
 func restart(ctx context.Context, s *stage) error {
 	s.profileStarts = true
-	receiver, hosts, err := s.receive(ctx, 1)
+	_, base, err := s.source(ctx, []string{filledSlug})
 	if err != nil {
 		return err
 	}
-	empty, err := s.firstDelivery(ctx, receiver, hosts[0], "empty", 0, 0)
+	empty, err := s.firstDelivery(ctx, base, "empty", 0, 0)
 	if err != nil {
 		return err
 	}
@@ -112,51 +116,67 @@ func restart(ctx context.Context, s *stage) error {
 		name   string
 		window time.Duration
 	}{{"older than stream.duplicate_window", time.Second}, {"all within it", 0}} {
-		long, err := s.firstDelivery(ctx, receiver, hosts[0], fmt.Sprint("log-", log.window), log.window, s.opts.Log)
+		long, err := s.firstDelivery(ctx, base, fmt.Sprint("log-", log.window), log.window, s.opts.Log)
 		if err != nil {
 			return err
 		}
-		s.add(Figure{
-			Name: "start to first delivery, a long log, " + log.name, Unit: "s", Value: long.Seconds(), Bound: new(empty.Seconds()), BoundOf: "start with an empty log",
-			Reach: Reach{MoreAtMost, 1}, ReachFor: reachFor(s.opts.Log, 1_000_000, "events"), Size: fmt.Sprintf("%d events in the log", s.opts.Log),
-		})
+		s.add(accounts{empty.lost + long.lost, empty.doubled + long.doubled}.apply(Figure{
+			Name: "start to first delivery, a long log, " + log.name, Unit: "s", Value: long.took.Seconds(), Bound: new(empty.took.Seconds()), BoundOf: "start with an empty log",
+			Reach: Reach{MoreAtMost, 1}, ReachFor: s.reachFor(1_000_000, "events", func(sc Scale) int { return sc.Log }), Size: fmt.Sprintf("%d events in the log", s.opts.Log),
+		}))
 	}
 	return nil
 }
 
+// firstOne is when the first webhook came, and what that is worth.
+type firstOne struct {
+	took time.Duration
+	accounts
+}
+
 // firstDelivery starts a relay on a log whose events are all settled but the last one.
-func (s *stage) firstDelivery(ctx context.Context, receiver *part, host, store string, window time.Duration, events int) (time.Duration, error) {
-	file, err := s.configure(setting{store: store, window: window, endpoints: []target{{id: "crm", url: host + "/crm/", events: []string{"nex.insight.kind1"}}}})
+func (s *stage) firstDelivery(ctx context.Context, base, store string, window time.Duration, events int) (f firstOne, err error) {
+	receiver, hosts, err := s.receive(ctx, openArgs{Ports: 1})
 	if err != nil {
-		return 0, err
+		return f, err
+	}
+	file, err := s.configure(setting{
+		store: store, window: window, nex: base, slugs: []string{filledSlug},
+		endpoints: []target{{id: "crm", url: hosts[0] + "/crm/", events: []string{"nex.insight.kind1"}}},
+	})
+	if err != nil {
+		return f, err
 	}
 	if err := s.introduce(ctx, file); err != nil {
-		return 0, err
+		return f, err
 	}
 	if events > 0 {
 		if _, err := s.fill(ctx, fillArgs{Dir: store, N: events, Window: window}); err != nil {
-			return 0, err
+			return f, err
 		}
 		if err := s.readThrough(ctx, file); err != nil {
-			return 0, err
+			return f, err
 		}
 	}
 	if _, err := s.fill(ctx, fillArgs{Dir: store, N: 1, Kinds: 2, First: 1, Window: window}); err != nil { // of type kind1
-		return 0, err
+		return f, err
 	}
 	if err := do(ctx, receiver, "watch", watchArgs{Name: "crm", Marks: []int64{1}}); err != nil {
-		return 0, err
+		return f, err
 	}
 	r, err := s.startRelay(ctx, file)
 	if err != nil {
-		return 0, err
+		return f, err
 	}
 	at, err := ask[[]int64](ctx, receiver, "wait", waitArgs{Name: "crm", Seconds: waitTime})
 	if err != nil {
-		return 0, err
+		return f, err
 	}
-	took := time.Unix(0, at[0]).Sub(r.began)
-	return took, s.stopRelay(ctx, r)
+	f.took = time.Unix(0, at[0]).Sub(r.began)
+	if f.accounts, err = s.settle(ctx, receiver, r); err != nil {
+		return f, err
+	}
+	return f, s.finish(ctx, r, receiver)
 }
 
 // readThrough has a relay read its log to the end.

@@ -5,12 +5,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,14 +22,25 @@ type part struct {
 	cmd  *exec.Cmd
 	in   io.WriteCloser
 	out  *bufio.Reader
+	pipe io.Closer // under out
+
+	ending atomic.Bool   // it has been told to
+	ended  chan struct{} // closed when it has ended, however
+	how    string        // it ended; set before ended is closed
 
 	mu sync.Mutex // of one request and its answer
 }
 
+// endedError says that a part ended that nobody had told to.
+type endedError struct{ text string }
+
+func (e *endedError) Error() string { return e.text }
+
 // stopTime is how long a part may take to end when asked to; a relay takes up to 30 s.
 const stopTime = 40 * time.Second
 
-func startPart(command []string, role, log string) (*part, error) {
+// startPart starts one. Where it ends though nobody has told it to, died hears of it.
+func startPart(command []string, role, log string, died func(error)) (*part, error) {
 	file, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
@@ -37,7 +48,7 @@ func startPart(command []string, role, log string) (*part, error) {
 	defer file.Close()
 	cmd := exec.Command(command[0], append(command[1:len(command):len(command)], role)...)
 	cmd.Stderr = file
-	p := &part{role: role, log: log, cmd: cmd}
+	p := &part{role: role, log: log, cmd: cmd, ended: make(chan struct{})}
 	if p.in, err = cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
@@ -45,11 +56,40 @@ func startPart(command []string, role, log string) (*part, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.out = bufio.NewReader(out)
+	p.out, p.pipe = bufio.NewReader(out), out
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", role, err)
 	}
+	go p.watch(died)
 	return p, nil
+}
+
+// watch is not cmd.Wait: that would throw away an answer that has not been read.
+func (p *part) watch(died func(error)) {
+	state, err := p.cmd.Process.Wait()
+	if p.how = fmt.Sprint(state); err != nil {
+		p.how = err.Error()
+	}
+	close(p.ended)
+	if err := p.death(); err != nil {
+		time.Sleep(interruptTime)
+		died(err)
+	}
+}
+
+// interruptTime is what an interrupt, which a terminal sends to all of its processes, has until the end of a part is taken for the cause.
+const interruptTime = 50 * time.Millisecond
+
+// death is nil for a part that runs, or was told to end.
+func (p *part) death() error {
+	select {
+	case <-p.ended:
+		if !p.ending.Load() {
+			return &endedError{fmt.Sprintf("the %s ended: %s%s", p.role, p.how, p.lastWords())}
+		}
+	default:
+	}
+	return nil
 }
 
 // request is what a part is asked, answer what it says.
@@ -114,14 +154,11 @@ func (p *part) lastWords() string {
 
 // end has the part end, and kills it if it does not.
 func (p *part) end() error {
+	p.ending.Store(true)
 	_ = p.in.Close()
 	timer := time.AfterFunc(stopTime, func() { _ = p.cmd.Process.Kill() })
 	defer timer.Stop()
 	_, _ = io.Copy(io.Discard, p.out)
-	err := p.cmd.Wait()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) { // how it ended does not matter any more
-		return nil
-	}
-	return err
+	<-p.ended // how does not matter any more
+	return p.pipe.Close()
 }

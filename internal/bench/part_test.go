@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -30,7 +31,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(1)
 	default:
-		if err := Serve(context.Background(), os.Args[1], UsualSize, os.Stdin, os.Stdout, nil); err != nil {
+		if err := Serve(context.Background(), os.Args[len(os.Args)-1], UsualSize, os.Stdin, os.Stdout, nil); err != nil {
 			os.Exit(1)
 		}
 		os.Exit(0)
@@ -42,7 +43,7 @@ func parent() error {
 	if err := os.Setenv(partEnv, "part"); err != nil {
 		return err
 	}
-	p, err := startPart([]string{os.Args[0]}, roleReceiver, os.DevNull)
+	p, err := startPart([]string{os.Args[0]}, roleReceiver, os.DevNull, func(error) {})
 	if err != nil {
 		return err
 	}
@@ -86,6 +87,44 @@ func TestPartsEndWithTheirParent(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatal("the receiver has outlived its parent")
 		}
+	}
+}
+
+// A part that dies ends what waits for another at once, and is named.
+func TestPartDies(t *testing.T) {
+	t.Setenv(partEnv, "part")
+	report, began := &Report{}, time.Now()
+	err := runOne(t.Context(), Options{Command: []string{os.Args[0]}, Size: UsualSize, Scale: Quick}, t.TempDir(), Scenario{Name: "x", run: func(ctx context.Context, s *stage) error {
+		waits, _, err := s.receive(ctx, openArgs{Ports: 1})
+		if err != nil {
+			return err
+		}
+		dies, err := s.part(roleLoop)
+		if err != nil {
+			return err
+		}
+		if err := do(ctx, waits, "watch", watchArgs{Name: "x", Marks: []int64{1}}); err != nil {
+			return err
+		}
+		if err := dies.cmd.Process.Kill(); err != nil {
+			return err
+		}
+		return do(ctx, waits, "wait", waitArgs{Name: "x", Seconds: 60})
+	}}, report)
+	if err == nil || !strings.Contains(err.Error(), "the loop ended: signal: killed") || time.Since(began) > 30*time.Second {
+		t.Errorf("%v after %v", err, time.Since(began))
+	}
+	err = runOne(t.Context(), Options{Command: []string{os.Args[0]}, Size: UsualSize, Scale: Quick}, t.TempDir(), Scenario{Name: "x", run: func(ctx context.Context, s *stage) error {
+		dies, err := s.part(roleLoop)
+		if err != nil {
+			return err
+		}
+		_ = dies.cmd.Process.Kill()
+		<-dies.ended
+		return errors.New("what it had to do failed") // as a request over HTTP does, which knows nothing of processes
+	}}, report)
+	if err == nil || !strings.Contains(err.Error(), "the loop ended: signal: killed") || !strings.Contains(err.Error(), "what it had to do failed") {
+		t.Error(err)
 	}
 }
 
@@ -163,8 +202,8 @@ func TestLoopAndReceiver(t *testing.T) {
 	if _, err := r.watch(ctx, watchArgs{Name: "x", Marks: []int64{1, 50}, Timed: true}); err != nil {
 		t.Fatal(err)
 	}
-	if seconds, err := postAll(ctx, postArgs{URLs: []string{urls[0] + "/x/", urls[1] + "/x/"}, N: 50, AtOnce: 4}); err != nil || seconds <= 0 {
-		t.Fatalf("%v s, %v", seconds, err)
+	if done, err := postAll(ctx, postArgs{URLs: []string{urls[0] + "/x/", urls[1] + "/x/"}, N: 50, AtOnce: 4}); err != nil || done.PerSecond <= 0 || done.CPU <= 0 {
+		t.Fatalf("%+v, %v", done, err)
 	}
 	at, err := r.wait(ctx, waitArgs{Name: "x", Seconds: 30})
 	if err != nil || len(at) != 2 || at[0] > at[1] || at[0] == 0 {
@@ -198,7 +237,7 @@ func TestJudging(t *testing.T) {
 		{40, 0, Reach{AtMost, 40}, 0, 40, true},
 		{41, 0, Reach{AtMost, 40}, 0, 41, false},
 	} {
-		s := &stage{report: &Report{}}
+		s := &stage{report: &Report{}, opts: Options{Size: UsualSize, Scale: Standard}}
 		s.add(Figure{Value: tt.value, Bound: &tt.bound, Reach: tt.reach, RecordsLost: tt.lost})
 		if got := s.report.Figures[0]; got.Compared != tt.compared || got.Met != tt.met {
 			t.Errorf("%+v: %v, met %v", tt, got.Compared, got.Met)

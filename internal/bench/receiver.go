@@ -2,8 +2,10 @@ package bench
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"net"
 	"net/http"
@@ -12,11 +14,14 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/nex-crm/relay/internal/webhook"
 )
 
 // receiver answers webhooks. The first part of a path names what is counted together, the second how it is answered: nothing = 200,
-// fail = 500, hang = never, slow = 200 after half a second, down = 503 until told otherwise.
+// fail = 500, hang = never, slow = 200 after half a second, down = 503 until told otherwise, close = 200 and no more over this connection.
 type receiver struct {
+	seed    maphash.Seed
 	counts  sync.Map // *count by name
 	gone    chan struct{}
 	down    atomic.Bool
@@ -24,11 +29,14 @@ type receiver struct {
 	serving sync.WaitGroup
 }
 
-// count is what has been answered with 200 under one name.
+// count is what has been answered with 200 under one name. What has the webhook-id of another, and the same URL, is a double.
 type count struct {
-	n     atomic.Int64
+	n     atomic.Int64 // none twice
 	timed atomic.Bool
 	marks atomic.Pointer[marks]
+
+	ever, doubled atomic.Int64 // of all, and of those that had come before, since the receiver is there
+	seen          deliveries
 
 	mu   sync.Mutex
 	took []time.Duration // emission to arrival, of those that came while timed
@@ -41,7 +49,7 @@ type marks struct {
 	last    chan struct{}  // closed when the last has been reached
 }
 
-func newReceiver() *receiver { return &receiver{gone: make(chan struct{})} }
+func newReceiver() *receiver { return &receiver{seed: maphash.MakeSeed(), gone: make(chan struct{})} }
 
 func (r *receiver) close() {
 	close(r.gone)
@@ -52,22 +60,36 @@ func (r *receiver) close() {
 }
 
 func (r *receiver) ops() map[string]handler {
-	return map[string]handler{"open": op(r.open), "watch": op(r.watch), "wait": op(r.wait), "timed": op(r.timed), "down": op(r.setDown)}
+	return map[string]handler{"open": op(r.open), "watch": op(r.watch), "wait": op(r.wait), "timed": op(r.timed), "down": op(r.setDown), "answered": op(r.answered)}
 }
 
-type openArgs struct{ Ports int }
+type openArgs struct {
+	Ports int
+	// CA is a file that the certificate goes to, for who is to trust it; empty = plain HTTP.
+	CA string
+}
 
 // open listens on so many ports: each is a host of its own to a client.
 func (r *receiver) open(_ context.Context, a openArgs) (urls []string, err error) {
+	scheme, secured := "http://", (*tls.Config)(nil)
+	if a.CA != "" {
+		scheme = "https://"
+		if secured, err = selfSigned(a.CA); err != nil {
+			return nil, err
+		}
+	}
 	for range a.Ports {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
 		}
+		urls = append(urls, scheme+l.Addr().String())
+		if secured != nil {
+			l = tls.NewListener(l, secured)
+		}
 		s := &http.Server{Handler: r, ReadHeaderTimeout: time.Minute}
 		r.servers = append(r.servers, s)
 		r.serving.Go(func() { _ = s.Serve(l) })
-		urls = append(urls, "http://"+l.Addr().String())
 	}
 	return urls, nil
 }
@@ -103,8 +125,19 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		case <-time.After(500 * time.Millisecond):
 		case <-r.gone:
 		}
+	case "close":
+		w.Header().Set("Connection", "close")
 	}
-	c.more()
+	c.more(r.deliveryOf(req))
+}
+
+// deliveryOf is what a request is the delivery of: its endpoint, which is told by its URL, and the event.
+func (r *receiver) deliveryOf(req *http.Request) uint64 {
+	id := ""
+	if v := req.Header[webhook.HeaderID]; len(v) > 0 {
+		id = v[0]
+	}
+	return (maphash.String(r.seed, req.Host)*31+maphash.String(r.seed, req.RequestURI))*31 + maphash.String(r.seed, id)
 }
 
 func (r *receiver) count(name string) *count {
@@ -115,7 +148,12 @@ func (r *receiver) count(name string) *count {
 	return c.(*count)
 }
 
-func (c *count) more() {
+func (c *count) more(delivery uint64) {
+	c.ever.Add(1)
+	if !c.seen.add(delivery) {
+		c.doubled.Add(1)
+		return
+	}
 	n, m := c.n.Add(1), c.marks.Load()
 	if m == nil {
 		return
@@ -214,4 +252,43 @@ func (r *receiver) timed(_ context.Context, a watchArgs) (spread, error) {
 func (r *receiver) setDown(_ context.Context, down bool) (nothing, error) {
 	r.down.Store(down)
 	return nothing{}, nil
+}
+
+// boundName is what a loop that makes a bound has its posts counted under: it posts the same few again and again.
+const boundName = "bound"
+
+// answered is how many webhooks were answered with 200, and how many of them had been before.
+type answered struct{ N, Doubled int }
+
+// answered counts since the receiver is there, whatever it was under.
+func (r *receiver) answered(context.Context, nothing) (all answered, err error) {
+	r.counts.Range(func(name, value any) bool {
+		if c := value.(*count); name != boundName {
+			all.N += int(c.ever.Load())
+			all.Doubled += int(c.doubled.Load())
+		}
+		return true
+	})
+	return all, nil
+}
+
+// deliveries is a set of many that many add to at once.
+type deliveries [64]struct {
+	mu  sync.Mutex
+	has map[uint64]struct{}
+}
+
+// add answers false for one that it has.
+func (d *deliveries) add(one uint64) bool {
+	s := &d[one%uint64(len(d))]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, has := s.has[one]; has {
+		return false
+	}
+	if s.has == nil {
+		s.has = map[uint64]struct{}{}
+	}
+	s.has[one] = struct{}{}
+	return true
 }

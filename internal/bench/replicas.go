@@ -31,7 +31,7 @@ const replicaEndpoints = 10
 
 // deliverBy delivers with so many relays on one server, which is a process of its own.
 func (s *stage) deliverBy(ctx context.Context, n int) (f Figure, err error) {
-	receiver, hosts, err := s.receive(ctx, replicaEndpoints)
+	receiver, hosts, err := s.receive(ctx, openArgs{Ports: replicaEndpoints})
 	if err != nil {
 		return f, err
 	}
@@ -58,7 +58,7 @@ func (s *stage) deliverBy(ctx context.Context, n int) (f Figure, err error) {
 		r.NATS = url
 		relays = append(relays, r)
 	}
-	events := s.opts.Deliver / replicaEndpoints
+	events := s.opts.Deliver / 2 / replicaEndpoints
 	total := events * replicaEndpoints
 	if err := do(ctx, receiver, "watch", watchArgs{Name: "ok", Marks: []int64{int64(total / 10), int64(total)}}); err != nil {
 		return f, err
@@ -77,11 +77,11 @@ func (s *stage) deliverBy(ctx context.Context, n int) (f Figure, err error) {
 	if err != nil {
 		return f, err
 	}
-	account, err := s.settle(ctx, total, relays...)
+	account, err := s.settle(ctx, receiver, relays...)
 	if err != nil {
 		return f, err
 	}
-	f.RecordsLost, f.Doubled = account.lost, account.doubled
+	f = account.apply(f)
 	var shares []string
 	for _, r := range relays {
 		delivered, err := metric(ctx, r, `relay_delivery_attempts_total{outcome="delivered"}`)

@@ -30,6 +30,9 @@ type Machine struct {
 	Go         string `json:"go"`
 	Processor  string `json:"processor"`
 	Processors int    `json:"processors"`
+	// GOGC and MemoryLimit are GOGC and GOMEMLIMIT in the environment, which all parts hear.
+	GOGC        string `json:"gogc,omitempty"`
+	MemoryLimit string `json:"gomemlimit,omitempty"`
 }
 
 // Figure is one line of the table.
@@ -48,13 +51,15 @@ type Figure struct {
 	Size     string  `json:"size"` // how much of it was measured
 	// CPU is the relay's processor time for each event or webhook, in microseconds, its server inside included; 0 where it was not
 	// measured.
-	CPU  float64 `json:"cpu_us_each,omitempty"`
-	Note string  `json:"note,omitempty"`
+	CPU float64 `json:"cpu_us_each,omitempty"`
+	// BoundCPU is the same of the loop that made the bound, without the receiver that both share.
+	BoundCPU float64 `json:"bound_cpu_us_each,omitempty"`
+	Note     string  `json:"note,omitempty"`
 	// RecordsLost counts the attempts that left no record: a figure that was come to so has not reached anything.
 	RecordsLost int `json:"records_lost,omitempty"`
 	// Doubled counts the webhooks that came more than once, which a throughput must not be made of.
 	Doubled int `json:"doubled,omitempty"`
-	// ReachFor is the size that the reach is set for, where less was measured: what is met is met at this size.
+	// ReachFor is what the reach is set for, where something else was measured, and how to measure that: what is met is met at this size.
 	ReachFor string `json:"reach_for,omitempty"`
 }
 
@@ -77,12 +82,31 @@ const (
 	NoReach      ReachKind = "none"
 )
 
-// reachFor is what a reach is set for, where less was measured.
-func reachFor(measured, needed int, what string) string {
-	if measured >= needed {
+// reachFor is what a reach is set for, and the smallest scale that has as much of it, where less was measured.
+func (s *stage) reachFor(needed int, what string, of func(Scale) int) string {
+	if of(s.opts.Scale) >= needed {
 		return ""
 	}
-	return fmt.Sprintf("%d %s", needed, what)
+	for _, scale := range []Scale{Quick, Standard} {
+		if of(scale) >= needed {
+			return fmt.Sprintf("%d %s (--scale %s)", needed, what, scale.Name)
+		}
+	}
+	return fmt.Sprintf("%d %s (--scale %s)", needed, what, Full.Name)
+}
+
+// usualReach is what every reach is set for: insights of the usual size, and enough of everything to be measured.
+func (s *stage) usualReach(f Figure) string {
+	var all []string
+	if f.ReachFor != "" {
+		all = append(all, f.ReachFor)
+	} else if s.opts.Scale.Name == Quick.Name {
+		all = append(all, "more than that (--scale "+Standard.Name+")")
+	}
+	if s.opts.Size != UsualSize {
+		all = append(all, fmt.Sprintf("insights of %d bytes (--size %d)", UsualSize, UsualSize))
+	}
+	return strings.Join(all, ", ")
 }
 
 // add judges a figure and reports it.
@@ -118,8 +142,11 @@ func (s *stage) add(f Figure) {
 		f.Met = false
 		f.Note = strings.TrimPrefix(fmt.Sprintf("%s; %d webhooks came more than once", f.Note, f.Doubled), "; ")
 	}
+	if f.Reach.Kind != NoReach {
+		f.ReachFor = s.usualReach(f)
+	}
 	if f.ReachFor != "" {
-		f.Note = strings.TrimPrefix(fmt.Sprintf("%s; the reach is set for %s (--scale full)", f.Note, f.ReachFor), "; ")
+		f.Note = strings.TrimPrefix(fmt.Sprintf("%s; the reach is set for %s", f.Note, f.ReachFor), "; ")
 	}
 	s.report.Figures = append(s.report.Figures, f)
 }
@@ -134,7 +161,8 @@ func (r *Report) JSON(w io.Writer) error {
 // Table writes the report for people.
 func (r *Report) Table(w io.Writer) error {
 	m := r.Machine
-	fmt.Fprintf(w, "%s, %d processors, %s/%s, %s; scale %s, insights of %d bytes; %.0f s\n\n", m.Processor, m.Processors, m.OS, m.Arch, m.Go, r.Scale, r.Size, r.Seconds)
+	fmt.Fprintf(w, "%s, %d processors, %s/%s, %s%s; scale %s, insights of %d bytes; %.0f s\n\n",
+		m.Processor, m.Processors, m.OS, m.Arch, m.Go, m.environment(), r.Scale, r.Size, r.Seconds)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "SCENARIO\tFIGURE\tRELAY\tBOUND\tBESIDE IT\tREACH\tREACHED\tCPU EACH\tMEASURED")
 	for _, f := range r.Figures {
@@ -145,6 +173,9 @@ func (r *Report) Table(w io.Writer) error {
 		cpu := "-"
 		if f.CPU > 0 {
 			cpu = fmt.Sprintf("%.0f µs", f.CPU)
+		}
+		if f.BoundCPU > 0 {
+			cpu += fmt.Sprintf(" (bound %.0f)", f.BoundCPU)
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", f.Scenario, f.Name+", "+f.Unit, number(f.Value), bound,
 			f.beside(), f.Reach.text(f.Unit), f.reached(), cpu, f.Size)
@@ -221,8 +252,22 @@ func number(v float64) string {
 	return fmt.Sprintf("%.2f", v)
 }
 
+// environment is what of the environment has its way with the figures.
+func (m Machine) environment() (text string) {
+	if m.GOGC != "" {
+		text += ", GOGC=" + m.GOGC
+	}
+	if m.MemoryLimit != "" {
+		text += ", GOMEMLIMIT=" + m.MemoryLimit
+	}
+	return text
+}
+
 func thisMachine() Machine {
-	m := Machine{OS: runtime.GOOS, Arch: runtime.GOARCH, Go: runtime.Version(), Processors: runtime.GOMAXPROCS(0), Processor: "unknown processor"}
+	m := Machine{
+		OS: runtime.GOOS, Arch: runtime.GOARCH, Go: runtime.Version(), Processors: runtime.GOMAXPROCS(0), Processor: "unknown processor",
+		GOGC: os.Getenv("GOGC"), MemoryLimit: os.Getenv("GOMEMLIMIT"),
+	}
 	text, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {
 		return m

@@ -18,12 +18,13 @@ type Scale struct {
 	PacedFor time.Duration
 	PaceRate int
 	// Healthy and SickOfAKind are the endpoints of isolation, of three kinds of sickness; Rounds how often it alternates, Burst how many
-	// events each of its bursts has.
+	// events each of its bursts has, Window how long it looks at the age of webhooks each time.
 	Healthy, SickOfAKind, Rounds, Burst int
+	Window                              time.Duration
 	// Parked deliveries of retries, and Log is how many events the log of restart holds.
 	Parked, Log int
-	// Settle is how long a relay is left alone before its memory is read, Calm how long after it had much to do: it gives back
-	// what it needed for that when it has been calm for 15 s.
+	// Settle is how long a relay is left alone before its memory is read, Calm how long after it had much to do (endpoints; retries a quarter
+	// more): it gives back what it needed for that when it has been calm for 15 s.
 	Settle, Calm time.Duration
 	// Patience bounds one scenario.
 	Patience time.Duration
@@ -33,18 +34,18 @@ type Scale struct {
 // shows that everything works.
 var (
 	Standard = Scale{
-		Name: "standard", Ingest: 40_000, Deliver: 40_000, Endpoints: 10_000, Streams: [2]int{1000, 3000}, Quiet: 1000, IdleFor: 30 * time.Second,
-		PacedFor: 4 * time.Second, PaceRate: 200, Healthy: 70, SickOfAKind: 10, Rounds: 2, Burst: 300, Parked: 40_000, Log: 150_000,
-		Settle: 2 * time.Second, Calm: 25 * time.Second, Patience: 2 * time.Minute,
+		Name: "standard", Ingest: 30_000, Deliver: 40_000, Endpoints: 10_000, Streams: [2]int{1000, 2000}, Quiet: 1000, IdleFor: 30 * time.Second,
+		PacedFor: 4 * time.Second, PaceRate: 200, Healthy: 70, SickOfAKind: 10, Rounds: 6, Burst: 100, Window: 400 * time.Millisecond, Parked: 40_000, Log: 60_000,
+		Settle: 2 * time.Second, Calm: 20 * time.Second, Patience: 2 * time.Minute,
 	}
 	Full = Scale{
 		Name: "full", Ingest: 200_000, Deliver: 200_000, Endpoints: 10_000, Streams: [2]int{1000, 10_000}, Quiet: 1000, IdleFor: time.Minute,
-		PacedFor: 20 * time.Second, PaceRate: 200, Healthy: 70, SickOfAKind: 10, Rounds: 8, Burst: 600, Parked: 100_000, Log: 1_000_000,
+		PacedFor: 20 * time.Second, PaceRate: 200, Healthy: 70, SickOfAKind: 10, Rounds: 16, Burst: 300, Window: 5 * time.Second, Parked: 100_000, Log: 1_000_000,
 		Settle: 10 * time.Second, Calm: 40 * time.Second, Patience: 10 * time.Minute,
 	}
 	Quick = Scale{
 		Name: "quick", Ingest: 400, Deliver: 400, Endpoints: 200, Streams: [2]int{10, 20}, Quiet: 20, IdleFor: 200 * time.Millisecond,
-		PacedFor: 200 * time.Millisecond, PaceRate: 200, Healthy: 7, SickOfAKind: 1, Rounds: 1, Burst: 20, Parked: 500, Log: 1000,
+		PacedFor: 200 * time.Millisecond, PaceRate: 200, Healthy: 7, SickOfAKind: 1, Rounds: 1, Burst: 20, Window: 100 * time.Millisecond, Parked: 500, Log: 1000,
 		Patience: 2 * time.Minute,
 	}
 )

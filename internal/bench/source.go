@@ -92,7 +92,8 @@ func (s *source) up() (n int) {
 }
 
 type emitArgs struct {
-	N int // of all workspaces together
+	N     int // of all workspaces together
+	Kinds int // types of insight, in turn; 1 if 0
 }
 
 // emit sends insights over all streams in turn, as fast as they are taken. It answers when it began, in Unix nanoseconds.
@@ -100,7 +101,7 @@ func (s *source) emit(_ context.Context, a emitArgs) (began int64, err error) {
 	list := make([][]byte, a.N)
 	now := time.Now()
 	for i := range list {
-		list[i] = batch(s.slugs[i%len(s.slugs)], "risk", s.sent+i, now)
+		list[i] = batch(s.slugs[i%len(s.slugs)], kindOf(i%max(a.Kinds, 1)), s.sent+i, now)
 	}
 	s.sent += a.N
 	began = time.Now().UnixNano()

@@ -8,8 +8,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nex-crm/relay/internal/nexsim"
@@ -22,22 +24,44 @@ type stage struct {
 	scenario string
 	dir      string
 	report   *Report
-	parts    []*part
-	made     int
 	heaps    int
 	starts   int
+
+	mu    sync.Mutex // guards what follows
+	parts []*part
+	made  int
+
+	died func(error) // ends the scenario: one of its parts has
 
 	profileStarts bool // what a start takes is what is measured
 }
 
 // part starts a process that ends with the scenario at the latest.
 func (s *stage) part(role string) (*part, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.made++
-	p, err := startPart(append(s.opts.Command[:len(s.opts.Command):len(s.opts.Command)], strconv.Itoa(s.opts.Size)), role, filepath.Join(s.dir, fmt.Sprintf("%s-%d.log", role, s.made)))
+	p, err := startPart(append(s.opts.Command[:len(s.opts.Command):len(s.opts.Command)], strconv.Itoa(s.opts.Size)), role, filepath.Join(s.dir, fmt.Sprintf("%s-%d.log", role, s.made)), s.died)
 	if err == nil {
 		s.parts = append(s.parts, p)
 	}
 	return p, err
+}
+
+// deathTime is how long it takes at most until it is known that a part has ended, after what it was to do has failed.
+const deathTime = 200 * time.Millisecond
+
+// blame names the part that has ended, if one has, where something failed.
+func blame(ctx context.Context, err error) error {
+	select {
+	case <-ctx.Done():
+	case <-time.After(deathTime):
+	}
+	var ended *endedError
+	if cause := context.Cause(ctx); errors.As(cause, &ended) && !errors.As(err, &ended) {
+		return fmt.Errorf("%w\n%w", cause, err)
+	}
+	return err
 }
 
 // clear ends all parts and removes what they left.
@@ -77,12 +101,9 @@ const maxWarnings = 3
 
 // end ends one part before the others.
 func (s *stage) end(p *part) error {
-	for i, other := range s.parts {
-		if other == p {
-			s.parts = append(s.parts[:i], s.parts[i+1:]...)
-			break
-		}
-	}
+	s.mu.Lock()
+	s.parts = slices.DeleteFunc(s.parts, func(other *part) bool { return other == p })
+	s.mu.Unlock()
 	return p.end()
 }
 
@@ -105,6 +126,7 @@ type setting struct {
 	endpoints []target
 	schedule  string        // of the attempts, in YAML; empty = the relay's own
 	window    time.Duration // for how long message ids are known; 0 = the relay's own
+	ca        string        // file of the authority that its receivers' certificates are of; empty = the system's
 }
 
 // configure writes a plain relay.yaml.
@@ -114,11 +136,14 @@ func (s *stage) configure(w setting) (file string, err error) {
 		w.nex = "http://127.0.0.1:1/api/developers" // no workspace asks it
 	}
 	fmt.Fprintf(&b, "nex: {base_url: %q}\nnats: {url: %q, embedded: {listen: \"127.0.0.1:0\", store_dir: %q}}\n", w.nex, w.nats, s.path(w.store))
-	schedule := ""
+	more := ""
 	if w.schedule != "" {
-		schedule = ", schedule: " + w.schedule
+		more += ", schedule: " + w.schedule
 	}
-	fmt.Fprintf(&b, "webhooks: {allow_http: true, allow_networks: [127.0.0.0/8]%s}\n", schedule)
+	if w.ca != "" {
+		more += fmt.Sprintf(", ca_file: %q", w.ca)
+	}
+	fmt.Fprintf(&b, "webhooks: {allow_http: true, allow_networks: [127.0.0.0/8]%s}\n", more)
 	b.WriteString("http: {listen: \"127.0.0.1:0\"}\nlog: {level: warn}\n")
 	if w.window != 0 {
 		fmt.Fprintf(&b, "stream: {duplicate_window: %s}\n", w.window)
@@ -231,13 +256,13 @@ func (s *stage) fill(ctx context.Context, a fillArgs) (published, error) {
 	return done, errors.Join(err, s.end(p))
 }
 
-// receive starts a receiver that listens on so many ports.
-func (s *stage) receive(ctx context.Context, ports int) (*part, []string, error) {
+// receive starts a receiver.
+func (s *stage) receive(ctx context.Context, a openArgs) (*part, []string, error) {
 	p, err := s.part(roleReceiver)
 	if err != nil {
 		return nil, nil, err
 	}
-	urls, err := ask[[]string](ctx, p, "open", openArgs{Ports: ports})
+	urls, err := ask[[]string](ctx, p, "open", a)
 	return p, urls, err
 }
 
@@ -290,39 +315,6 @@ func awaitMetric(ctx context.Context, r *relay, name string, enough func(float64
 		}
 	}
 }
-
-// accounts is what a figure is worth: what left no record, and what came more than once.
-type accounts struct{ lost, doubled int }
-
-// settle waits until every attempt that some relays on one server made has its record in RELAY_ATTEMPTS, and counts what is wrong.
-// wanted is how many webhooks there are to deliver; 0 where nobody knows.
-func (s *stage) settle(ctx context.Context, wanted int, relays ...*relay) (a accounts, err error) {
-	attempts, delivered := 0.0, 0.0
-	for _, r := range relays {
-		made, err := metric(ctx, r, "relay_delivery_attempts_total{")
-		if err != nil {
-			return a, err
-		}
-		good, err := metric(ctx, r, `relay_delivery_attempts_total{outcome="delivered"}`)
-		if err != nil {
-			return a, err
-		}
-		attempts, delivered = attempts+made, delivered+good
-	}
-	log, err := s.connect(ctx, relays[0])
-	if err != nil {
-		return a, err
-	}
-	records, err := ask[int](ctx, log, "records", heardArgs{N: int(attempts), Seconds: recordsTime})
-	if wanted > 0 {
-		a.doubled = max(0, int(delivered)-wanted)
-	}
-	a.lost = max(0, int(attempts)-records)
-	return a, errors.Join(err, s.end(log))
-}
-
-// recordsTime is how long records may take to be stored, in seconds.
-const recordsTime = 20.0
 
 func slugs(n int) (list []string) {
 	for i := range n {
