@@ -20,24 +20,30 @@ const (
 	// the blocks that it has decompressed, and read them again: garbage of 8 to 16 MB a block, which brings the next collection
 	// nearer. A webhook took 83 µs of processor time with 32 MB, 66 with 128, 64 with 256.
 	leastGarbage, mostGarbage = 32 << 20, 128 << 20
+	// worthAttempts is how many attempts are to be made from one collection to the next, and steady by how many bytes more than those
+	// before it may find in use, for more than leastGarbage to gather. Where much comes to stay, as when streams connect, it stands
+	// scattered among what goes, and keeps its pages: a thousand streams took 57 MB instead of 32. What those before found counts
+	// forgetful less with each: blocks of the log come and go.
+	worthAttempts, steady, forgetful = 1000, 3 << 20, 1 << 20
 	// garbageShare of the memory that the process may have is garbage at most, 1 in so many.
 	garbageShare = 8
 	// leastHeld is what Go takes as held where less is: its first collection is at this much by GOGC, and none is sooner.
 	leastHeld = 4 << 20
 )
 
-// collectGarbage has Go collect when garbage is gcPercent of what is held, or what [garbageFloor] says where that is more.
+// collectGarbage has Go collect when garbage is gcPercent of what is held, or leastGarbage where that is more; or what [garbageFloor] says
+// while webhooks are delivered, of which attempts answers how many were made so far.
 // GOMEMLIMIT has it collect sooner, as ever. GOGC in the environment has its way instead: then it answers false. stop leaves things
 // as they are then.
-func collectGarbage(vars []string) (stop func(), ok bool) {
+func collectGarbage(vars []string, attempts func() uint64) (stop func(), ok bool) {
 	for _, kv := range vars {
 		if strings.HasPrefix(kv, "GOGC=") {
 			return func() {}, false
 		}
 	}
 	stopped := new(atomic.Bool)
-	c := &collection{floor: garbageFloor(min(debug.SetMemoryLimit(-1), containerLimit(os.ReadFile))), stopped: stopped}
-	c.percent = c.percentFor(0)
+	c := &collection{floor: garbageFloor(min(debug.SetMemoryLimit(-1), containerLimit(os.ReadFile))), attempts: attempts, stopped: stopped}
+	c.percent = percentFor(0, leastGarbage)
 	debug.SetGCPercent(c.percent)
 	c.after()
 	return func() { stopped.Store(true) }, true // not of c, which must not be reachable
@@ -74,16 +80,19 @@ func containerLimit(read func(string) ([]byte, error)) int64 {
 
 // collection is not reachable, so that each collection finds it: its finalizer runs after each.
 type collection struct {
-	floor   int64 // bytes
-	percent int
+	floor    int64 // bytes
+	attempts func() uint64
+	made     uint64 // of them, by the collection before
+	held     uint64 // bytes in use, the most by the collections before
+	percent  int
 	// What has no pointer and is as small shares its memory with other objects, and has no finalizer run while one of them lives:
 	// then GOGC stayed at what a small heap had, and 100 MB that are held had 800 MB of garbage.
 	stopped *atomic.Bool
 }
 
 // percentFor is the GOGC at which as much garbage gathers as may, where so many bytes are held.
-func (c *collection) percentFor(held uint64) int {
-	return max(gcPercent, int(uint64(c.floor)*100/max(held, leastHeld)))
+func percentFor(held uint64, floor int64) int {
+	return max(gcPercent, int(uint64(floor)*100/max(held, leastHeld)))
 }
 
 // after sets GOGC by what each collection has left.
@@ -95,11 +104,21 @@ func (c *collection) after() {
 		// The same that Go reckons GOGC of.
 		held := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/stack:bytes"}, {Name: "/gc/scan/globals:bytes"}}
 		metrics.Read(held)
-		percent := c.percentFor(held[0].Value.Uint64() + held[1].Value.Uint64() + held[2].Value.Uint64())
-		if percent != c.percent {
-			debug.SetGCPercent(percent)
+		next := c.next(held[0].Value.Uint64() + held[1].Value.Uint64() + held[2].Value.Uint64())
+		if next.percent != c.percent {
+			debug.SetGCPercent(next.percent)
 		}
-		next := &collection{floor: c.floor, percent: percent, stopped: c.stopped}
 		next.after()
 	})
+}
+
+// next is what is to be after a collection that has found so many bytes in use.
+func (c *collection) next(held uint64) *collection {
+	next := &collection{floor: c.floor, attempts: c.attempts, made: c.attempts(), held: max(held, c.held-min(c.held, forgetful)), stopped: c.stopped}
+	floor := c.floor
+	if held > c.held+steady || next.made < c.made+worthAttempts {
+		floor = leastGarbage
+	}
+	next.percent = percentFor(held, floor)
+	return next
 }

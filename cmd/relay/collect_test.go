@@ -42,11 +42,36 @@ func TestPercentFor(t *testing.T) {
 		{32 << 20, 0, 800}, {32 << 20, 4 << 20, 800}, {32 << 20, 32 << 20, 100}, {32 << 20, 64 << 20, 50}, {32 << 20, 640 << 20, 50},
 		{128 << 20, 4 << 20, 3200}, {128 << 20, 64 << 20, 200}, {128 << 20, 256 << 20, 50}, {128 << 20, 1 << 30, 50},
 	} {
-		if got := (&collection{floor: tt.floor}).percentFor(tt.held); got != tt.want {
+		if got := percentFor(tt.held, tt.floor); got != tt.want {
 			t.Errorf("%d bytes held, garbage of %d: GOGC %d, not %d", tt.held, tt.floor, got, tt.want)
 		}
 	}
 }
+
+// TestNextCollection: much garbage may gather only while many webhooks are delivered, and no more comes to stay.
+func TestNextCollection(t *testing.T) {
+	var made uint64
+	c := &collection{floor: mostGarbage, attempts: func() uint64 { return made }}
+	for i, tt := range []struct {
+		attempts uint64 // since the one before
+		held     uint64 // MB
+		want     int64  // MB of garbage
+	}{
+		{0, 40, 32}, {0, 40, 32}, {999, 40, 32}, {1000, 40, 128}, {5000, 43, 128}, // busy
+		{5000, 50, 32}, {5000, 60, 32}, {5000, 62, 128}, // it grew
+		{5000, 50, 128}, {5000, 61, 128}, {5000, 50, 128}, {5000, 62, 128}, // blocks come and go
+		{0, 62, 32},
+	} {
+		made += tt.attempts
+		c = c.next(tt.held << 20)
+		if want := percentFor(tt.held<<20, tt.want<<20); c.percent != want {
+			t.Errorf("%d: GOGC %d, not %d, for %d MB of garbage", i, c.percent, want, tt.want)
+		}
+	}
+}
+
+// none is for a relay that has nobody to deliver to.
+func none() uint64 { return 0 }
 
 func TestGarbageFloor(t *testing.T) {
 	for limit, want := range map[int64]int64{0: 32 << 20, 128 << 20: 32 << 20, 512 << 20: 64 << 20, 1 << 30: 128 << 20, 1 << 40: 128 << 20, math.MaxInt64: 128 << 20} {
@@ -87,7 +112,7 @@ func TestContainerLimit(t *testing.T) {
 func TestCollectGarbage(t *testing.T) {
 	before := debug.SetGCPercent(100)
 	defer debug.SetGCPercent(before)
-	if _, ok := collectGarbage([]string{"GOGC=100"}); ok {
+	if _, ok := collectGarbage([]string{"GOGC=100"}, none); ok {
 		t.Fatal("GOGC is overruled")
 	}
 	if got := debug.SetGCPercent(100); got != 100 {
@@ -95,7 +120,7 @@ func TestCollectGarbage(t *testing.T) {
 	}
 	limit := debug.SetMemoryLimit(256 << 20) // as GOMEMLIMIT
 	defer debug.SetMemoryLimit(limit)
-	stop, ok := collectGarbage([]string{"GOMEMLIMIT=256MiB"})
+	stop, ok := collectGarbage([]string{"GOMEMLIMIT=256MiB"}, none)
 	defer stop()
 	if !ok {
 		t.Fatal("GOMEMLIMIT alone turns it off")

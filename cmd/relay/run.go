@@ -83,7 +83,7 @@ func (c *runCmd) serve(ctx context.Context, e env, up func(*relay.Relay)) error 
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stop, ok := collectGarbage(e.vars)
+	stop, ok := collectGarbage(e.vars, r.Attempts)
 	defer stop()
 	if ok {
 		go giveBack(ctx)

@@ -95,6 +95,7 @@ func (f *Fanout) attempt(l *lane, e *endpoint.Endpoint, d *delivery) (webhook.Re
 // conclude takes what an attempt that began at start tells about the endpoint, and decides what becomes of the delivery.
 func (f *Fanout) conclude(l *lane, e *endpoint.Endpoint, d *delivery, start time.Time, result webhook.Result) Decision {
 	now := time.Now()
+	f.made.Add(1)
 	f.metrics.observe(result, d.event.stored, now)
 	if result.Outcome != webhook.Delivered && result.Outcome != webhook.Canceled && f.cfg.Endpoints.Replaced(e) {
 		// It tells of another URL, or of another endpoint: that is not held against this one, which is tried at once.

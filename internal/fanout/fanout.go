@@ -151,6 +151,7 @@ type Fanout struct {
 
 	running    atomic.Int32    // consumers that are being read
 	waiting    atomic.Int64    // deliveries in RELAY_RETRY, as last counted
+	made       atomic.Uint64   // attempts
 	drainers   sync.WaitGroup  // backlogs and spans being worked on
 	ordering   sync.WaitGroup  // ordered endpoints being worked on
 	attempts   sync.WaitGroup  // attempts and writes under way
@@ -343,6 +344,9 @@ func (f *Fanout) handleEvent(ctx context.Context, m jetstream.Msg) {
 		f.asleep(e, first(e, len(to.active)+i))
 	}
 }
+
+// Attempts is how many were made so far, whatever came of them.
+func (f *Fanout) Attempts() uint64 { return f.made.Load() }
 
 // hand puts a delivery into its endpoint's lane, or stores it for later if the lane does not take it.
 func (f *Fanout) hand(ctx context.Context, e *endpoint.Endpoint, d *delivery, fresh bool) {

@@ -116,6 +116,14 @@ func (r *Relay) Connected() int {
 	return 0
 }
 
+// Attempts is how many attempts to deliver a webhook were made so far.
+func (r *Relay) Attempts() uint64 {
+	if p := r.parts.Load(); p != nil {
+		return p.fanout.Attempts()
+	}
+	return 0
+}
+
 // Run runs the relay until ctx ends, then stops it: streams first, so that nothing more comes in; then deliveries; then
 // the API, which tells until the end that the relay is not ready; then the log. It returns nil after a stop as asked.
 func (r *Relay) Run(ctx context.Context) (err error) {
