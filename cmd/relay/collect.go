@@ -24,7 +24,7 @@ const (
 	// before it may find in use, for more than leastGarbage to gather. Where much comes to stay, as when streams connect, it stands
 	// scattered among what goes, and keeps its pages: a thousand streams took 57 MB instead of 32. What those before found counts
 	// forgetful less with each: blocks of the log come and go.
-	worthAttempts, steady, forgetful = 1000, 3 << 20, 1 << 20
+	worthAttempts, steady, forgetful = 200, 3 << 20, 1 << 20
 	// garbageShare of the memory that the process may have is garbage at most, 1 in so many.
 	garbageShare = 8
 	// leastHeld is what Go takes as held where less is: its first collection is at this much by GOGC, and none is sooner.
