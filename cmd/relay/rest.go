@@ -18,7 +18,7 @@ const (
 	calm = leastGarbage / 4
 	// calmLooks is after how many calm looks what was busy is over: the server inside lets go of a block ten seconds
 	// after it was read, the fanout of an event that it read again too.
-	calmLooks = 15
+	calmLooks = 12
 )
 
 // giveBack has the garbage collected, and the memory given back to the system, when there is something to give and the relay has

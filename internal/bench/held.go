@@ -272,7 +272,7 @@ func idle(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
-	if err := pause(ctx, s.opts.Settle); err != nil { // the first look for gaps is over
+	if err := pause(ctx, s.opts.Calm); err != nil { // the first look for gaps is over, and what the webhooks left is given back
 		return err
 	}
 	var cpu, took float64

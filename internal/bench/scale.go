@@ -24,7 +24,7 @@ type Scale struct {
 	// Parked deliveries of retries, and Log is how many events the log of restart holds.
 	Parked, Log int
 	// Settle is how long a relay is left alone before its memory is read, Calm how long after it had much to do (endpoints; retries a quarter
-	// more): it gives back what it needed for that when it has been calm for 15 s.
+	// more): it gives back what it needed for that when it has been calm for 12 s.
 	Settle, Calm time.Duration
 	// Patience bounds one scenario.
 	Patience time.Duration
@@ -34,9 +34,9 @@ type Scale struct {
 // shows that everything works.
 var (
 	Standard = Scale{
-		Name: "standard", Ingest: 30_000, Deliver: 40_000, Endpoints: 10_000, Streams: [2]int{1000, 2000}, Quiet: 1000, IdleFor: 30 * time.Second,
+		Name: "standard", Ingest: 30_000, Deliver: 40_000, Endpoints: 10_000, Streams: [2]int{1000, 1500}, Quiet: 1000, IdleFor: 30 * time.Second,
 		PacedFor: 4 * time.Second, PaceRate: 200, Healthy: 70, SickOfAKind: 10, Rounds: 6, Burst: 100, Window: 400 * time.Millisecond, Parked: 40_000, Log: 60_000,
-		Settle: 2 * time.Second, Calm: 20 * time.Second, Patience: 2 * time.Minute,
+		Settle: 2 * time.Second, Calm: 16 * time.Second, Patience: 2 * time.Minute,
 	}
 	Full = Scale{
 		Name: "full", Ingest: 200_000, Deliver: 200_000, Endpoints: 10_000, Streams: [2]int{1000, 10_000}, Quiet: 1000, IdleFor: time.Minute,
