@@ -1,11 +1,13 @@
 package main
 
 import (
+	"math"
 	"os"
 	"path"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -43,7 +45,8 @@ func collectGarbage(vars []string, attempts func() uint64) (stop func(), ok bool
 	}
 	stopped := new(atomic.Bool)
 	c := &collection{floor: garbageFloor(min(debug.SetMemoryLimit(-1), containerLimit(os.ReadFile))), attempts: attempts, stopped: stopped}
-	c.percent = percentFor(0, leastGarbage)
+	runtime.GC() // GOGC counts from what the last one found, and the configuration has been read since
+	c = c.next(inUse())
 	debug.SetGCPercent(c.percent)
 	c.after()
 	return func() { stopped.Store(true) }, true // not of c, which must not be reachable
@@ -54,28 +57,39 @@ func garbageFloor(limit int64) int64 {
 	return min(max(limit/garbageShare, leastGarbage), mostGarbage)
 }
 
-// containerLimit is how many bytes the control group of the process may have (cgroup v2, memory.max), math.MaxInt64 where
-// nothing says so.
+// containerLimit is how many bytes the control group of the process may have, and those that it is in: memory.max of cgroup v2,
+// memory.limit_in_bytes of v1; math.MaxInt64 where nothing says so. In a container the path that the process knows may be the host's,
+// whose end stands at the root there.
 func containerLimit(read func(string) ([]byte, error)) int64 {
-	const none = 1<<63 - 1
+	limit := int64(math.MaxInt64)
 	groups, err := read("/proc/self/cgroup")
 	if err != nil {
-		return none
+		return limit
 	}
 	for line := range strings.Lines(string(groups)) {
-		group, ok := strings.CutPrefix(strings.TrimSpace(line), "0::")
-		if !ok {
+		fields := strings.SplitN(strings.TrimSpace(line), ":", 3) // hierarchy, controllers, path
+		if len(fields) != 3 {
 			continue
 		}
-		text, err := read(path.Join("/sys/fs/cgroup", group, "memory.max"))
-		if err != nil {
-			return none
+		root, file := "/sys/fs/cgroup", "memory.max"
+		if fields[1] != "" {
+			if !slices.Contains(strings.Split(fields[1], ","), "memory") {
+				continue
+			}
+			root, file = "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
 		}
-		if limit, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil { // not "max"
-			return limit
+		for group := path.Clean("/" + fields[2]); ; group = path.Dir(group) {
+			if text, err := read(path.Join(root, group, file)); err == nil {
+				if n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil { // not "max"
+					limit = min(limit, n)
+				}
+			}
+			if group == "/" {
+				break
+			}
 		}
 	}
-	return none
+	return limit
 }
 
 // collection is not reachable, so that each collection finds it: its finalizer runs after each.
@@ -101,15 +115,19 @@ func (c *collection) after() {
 		if c.stopped.Load() {
 			return
 		}
-		// The same that Go reckons GOGC of.
-		held := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/stack:bytes"}, {Name: "/gc/scan/globals:bytes"}}
-		metrics.Read(held)
-		next := c.next(held[0].Value.Uint64() + held[1].Value.Uint64() + held[2].Value.Uint64())
+		next := c.next(inUse())
 		if next.percent != c.percent {
 			debug.SetGCPercent(next.percent)
 		}
 		next.after()
 	})
+}
+
+// inUse is how many bytes the last collection has found in use, as Go reckons GOGC of them.
+func inUse() uint64 {
+	held := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/stack:bytes"}, {Name: "/gc/scan/globals:bytes"}}
+	metrics.Read(held)
+	return held[0].Value.Uint64() + held[1].Value.Uint64() + held[2].Value.Uint64()
 }
 
 // next is what is to be after a collection that has found so many bytes in use.

@@ -53,9 +53,10 @@ var (
 // sized is the scale with as many events as their size allows: above 4 KB the bytes stay the same.
 func (s Scale) sized(size int) Scale {
 	if size > 4096 {
-		for _, n := range []*int{&s.Ingest, &s.Deliver, &s.Burst, &s.Parked, &s.Log} {
-			*n = max(100, *n*4096/size)
+		for _, n := range []*int{&s.Ingest, &s.Deliver, &s.Parked, &s.Log} {
+			*n = max(min(*n, 100), *n*4096/size)
 		}
+		s.Burst = max(min(s.Burst, 10), s.Burst*4096/size) // all of them are published at once
 	}
 	return s
 }

@@ -117,7 +117,7 @@ type Fanout struct {
 	bodies                     atomic.Int64             // bytes of the events held or read again
 	queued                     *semaphore.Weighted
 	inQueues                   atomic.Int64       // deliveries in the lanes' queues
-	swept                      *endpoint.Snapshot // no lane is left of an endpoint that is gone by it; guarded by mu
+	swept                      *endpoint.Snapshot // no lane is left of an endpoint that is gone by it; nil = to be looked at; guarded by mu
 	storing                    *semaphore.Weighted
 	loads                      *semaphore.Weighted
 	held                       heldSet
@@ -362,6 +362,7 @@ func (f *Fanout) lane(e *endpoint.Endpoint) *lane {
 	if l == nil {
 		l = newLane(f, e.ID)
 		f.lanes[e.ID] = l
+		f.swept = nil // e may be of an older snapshot, and gone
 	}
 	l.setLimits(e.URL, orDefault(e.MaxInFlight, f.cfg.MaxInFlight), perSecond(e, f.cfg.Origin)/float64(f.replicas()))
 	return l

@@ -74,7 +74,9 @@ func TestChangedEndpointThatAReplicaHasNotHeardOf(t *testing.T) {
 			r := newReceiver(t, nil)
 			b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL, Events: []string{"nex.insight.risk"}, Ordered: name == "not ordered"})
 			ids := b.publish("before", 3)
-			b.put("unwanted", "nex.insight.opportunity", `{}`)
+			if name == "events" { // one in order gets by what it asks for now what stands behind its place, which may be before this
+				b.put("unwanted", "nex.insight.opportunity", `{}`)
+			}
 			r.await(t, 3)
 			b.read()
 			there := b.elsewhere()
