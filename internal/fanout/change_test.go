@@ -116,6 +116,9 @@ func TestLaneOfOneThatIsGone(t *testing.T) {
 	lanes(2)
 	close(answer)
 	lanes(1)
+	b.relay.Sweep()
+	b.relay.MakeLane(&endpoint.Endpoint{ID: "crm", URL: r.URL}) // by a reader that had an older snapshot
+	lanes(1)
 }
 
 func TestLiftedRateLimitHoldsNothing(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nex-crm/relay/internal/bus"
+	"github.com/nex-crm/relay/internal/endpoint"
 )
 
 // LaneBytes is the weight of the lane that holds most.
@@ -27,6 +28,9 @@ func (f *Fanout) Lanes() (lanes int, waiting int64) {
 	defer f.mu.Unlock()
 	return len(f.lanes), f.inQueues.Load()
 }
+
+// MakeLane is what happens to an event for an endpoint as some snapshot has it.
+func (f *Fanout) MakeLane(e *endpoint.Endpoint) { f.lane(e) }
 
 // HoldsAtMost tells whether the events that are held take n bytes at most.
 func (f *Fanout) HoldsAtMost(n int64) bool {
