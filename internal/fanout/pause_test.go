@@ -55,8 +55,17 @@ func (b *bundle) publishAbout(id, subject string) {
 func (b *bundle) read() {
 	b.t.Helper()
 	eventually(b.t, "the log is read", func() bool {
+		log, err := b.bus.Extent(b.t.Context())
+		if err != nil {
+			return false
+		}
 		c, err := b.bus.JetStream().Consumer(b.t.Context(), bus.StreamNex, bus.ConsumerFanout)
-		return err == nil && c.CachedInfo().NumPending == 0 && c.CachedInfo().NumAckPending == 0
+		if err != nil {
+			return false
+		}
+		// Its NumPending is 0 for a moment also where it has not heard yet of what the log has just taken.
+		is := c.CachedInfo()
+		return is.NumPending == 0 && is.NumAckPending == 0 && is.AckFloor.Stream >= log.Last
 	})
 }
 
