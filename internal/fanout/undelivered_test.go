@@ -132,7 +132,8 @@ func TestUndeliveredInFlight(t *testing.T) {
 			r.await(t, 3)
 			u := asked.undelivered("crm", 2)
 			b.oldestIs(u, 8)
-			if u.Waiting != 1 || u.InFlight != 1 {
+			// The second is in flight, or behind the backlog where that was still being brought back when it came.
+			if u.Waiting+u.InFlight != 2 || u.Waiting < 1 {
 				t.Errorf("%+v", u)
 			}
 			close(hang)
