@@ -72,8 +72,7 @@ func (p *part) watch(died func(error)) {
 	}
 	close(p.ended)
 	if err := p.death(); err != nil {
-		time.Sleep(interruptTime)
-		died(err)
+		time.AfterFunc(interruptTime, func() { died(err) })
 	}
 }
 

@@ -29,6 +29,19 @@ func (f *Fanout) Lanes() (lanes int, waiting int64) {
 	return len(f.lanes), f.inQueues.Load()
 }
 
+// Behind tells whether what comes new for an endpoint goes behind its backlog.
+func (f *Fanout) Behind(id string) bool {
+	f.mu.Lock()
+	l := f.lanes[id]
+	f.mu.Unlock()
+	if l == nil {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.behind
+}
+
 // MakeLane is what happens to an event for an endpoint as some snapshot has it.
 func (f *Fanout) MakeLane(e *endpoint.Endpoint) { f.lane(e) }
 
