@@ -77,8 +77,8 @@ func TestParkedMemory(t *testing.T) {
 	began := time.Now()
 	b.start()
 	eventuallyIn(t, 10*time.Minute, "everything waits", func() bool {
-		c, err := b.bus.JetStream().Consumer(t.Context(), bus.StreamNex, bus.ConsumerFanout)
-		return err == nil && c.CachedInfo().NumPending == 0 && c.CachedInfo().NumAckPending == 0
+		unread, unacked, err := b.left()
+		return err == nil && unread == 0 && unacked == 0
 	})
 	took := time.Since(began)
 	_, waiting, err := b.bus.RetryPending(t.Context())

@@ -55,18 +55,24 @@ func (b *bundle) publishAbout(id, subject string) {
 func (b *bundle) read() {
 	b.t.Helper()
 	eventually(b.t, "the log is read", func() bool {
-		log, err := b.bus.Extent(b.t.Context())
-		if err != nil {
-			return false
-		}
-		c, err := b.bus.JetStream().Consumer(b.t.Context(), bus.StreamNex, bus.ConsumerFanout)
-		if err != nil {
-			return false
-		}
-		// Its NumPending is 0 for a moment also where it has not heard yet of what the log has just taken.
-		is := c.CachedInfo()
-		return is.NumPending == 0 && is.NumAckPending == 0 && is.AckFloor.Stream >= log.Last
+		unread, unacked, err := b.left()
+		return err == nil && unread == 0 && unacked == 0
 	})
+}
+
+// left is how many events of the log the fanout has not fetched yet, and how many of those fetched are not acknowledged.
+func (b *bundle) left() (unread uint64, unacked int, err error) {
+	log, err := b.bus.Extent(b.t.Context())
+	if err != nil {
+		return 0, 0, err
+	}
+	c, err := b.bus.JetStream().Consumer(b.t.Context(), bus.StreamNex, bus.ConsumerFanout)
+	if err != nil {
+		return 0, 0, err
+	}
+	// The consumer's NumPending is 0 for a moment also where it has not heard yet of what the log has just taken.
+	is := c.CachedInfo()
+	return max(is.NumPending, log.Last-min(log.Last, is.Delivered.Stream)), is.NumAckPending, nil
 }
 
 func numbered(prefix string, from, to int) []string {

@@ -473,8 +473,17 @@ func (r *running) read() {
 		r.t.Fatal(err)
 	}
 	eventually(r.t, "the log is read", func() bool {
+		log, err := js.Stream(r.t.Context(), bus.StreamNex)
+		if err != nil {
+			return false
+		}
 		c, err := js.Consumer(r.t.Context(), bus.StreamNex, bus.ConsumerFanout)
-		return err == nil && c.CachedInfo().NumPending == 0 && c.CachedInfo().NumAckPending == 0
+		if err != nil {
+			return false
+		}
+		// Its NumPending is 0 for a moment also where it has not heard yet of what the log has just taken.
+		is := c.CachedInfo()
+		return is.NumPending == 0 && is.NumAckPending == 0 && is.Delivered.Stream >= log.CachedInfo().State.LastSeq
 	})
 }
 
