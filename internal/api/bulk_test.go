@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/nex-crm/relay/internal/api"
 	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/event"
@@ -47,7 +49,7 @@ func fill(t testing.TB, log *bus.Bus, id string, n int) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := js.PublishAsync(bus.DeadSubject(id, "5xx"), letter); err != nil {
+		if _, err := js.PublishAsync(bus.DeadSubject(id, "5xx"), letter, jetstream.WithStallWait(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 	}

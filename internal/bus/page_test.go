@@ -33,7 +33,7 @@ func putAll(t *testing.T, b *bus.Bus, subjects []string) {
 	t.Helper()
 	var futures []jetstream.PubAckFuture
 	for i, subject := range subjects {
-		f, err := b.JetStream().PublishAsync(subject, []byte("x"))
+		f, err := b.JetStream().PublishAsync(subject, []byte("x"), jetstream.WithStallWait(time.Minute))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,8 +6,10 @@ import (
 	"slices"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nex-crm/relay/internal/bus"
 	"github.com/nex-crm/relay/internal/bus/bustest"
@@ -26,7 +28,7 @@ func retries(t *testing.T, n int) *bus.Bus {
 			{Subject: subject, Data: []byte(strconv.Itoa(i))},
 			{Subject: bus.RetryBacklogSubject("crm2", 1), Data: []byte("another's")},
 		} {
-			if _, err := b.JetStream().PublishMsgAsync(m); err != nil {
+			if _, err := b.JetStream().PublishMsgAsync(m, jetstream.WithStallWait(time.Minute)); err != nil {
 				t.Fatal(err)
 			}
 		}
