@@ -144,9 +144,9 @@ func (f *Fanout) drainConsumer(ctx context.Context, l *lane) (done bool, err err
 func (f *Fanout) awaitOpen(ctx context.Context, l *lane) bool {
 	l.mu.Lock()
 	now := time.Now()
-	left := max(l.pausedUntil.Sub(now), 0)
-	if l.circuit.open {
-		left = max(left, l.circuit.nextProbe.Sub(now), 0)
+	left := max(l.trouble.pausedUntil.Sub(now), 0)
+	if l.trouble.circuit.open {
+		left = max(left, l.trouble.circuit.nextProbe.Sub(now), 0)
 	}
 	if l.disabling {
 		left = max(left, time.Second)

@@ -39,10 +39,9 @@ type lane struct {
 	granting singleflight.Group // one handshake at a time
 
 	mu          sync.Mutex
-	url         string    // that the lane's experience is of
-	asleep      bool      // the endpoint is not active
-	disabling   bool      // it has answered 410 and is being switched off
-	disabledAt  time.Time // when that was done the last time
+	url         string // that the lane's experience is of
+	asleep      bool   // the endpoint is not active
+	disabling   bool   // it has answered 410 and is being switched off
 	maxInFlight int
 	bytes       int  // of the events in the lane, as far as is known
 	lastSize    int  // of the event that was seen last
@@ -55,11 +54,7 @@ type lane struct {
 	relimited   chan struct{} // closed when the limit changes; nil = nobody waits for it
 	limited     int           // of those running, how many wait for the limiter
 	queue       []*delivery
-	circuit     circuit
-	pausedUntil time.Time // the receiver asked for it (Retry-After)
-	putOffSince time.Time // since when it has done nothing but put off
-	cutAt       time.Time // when window was last halved
-	failing     string    // why attempts fail now; empty if they do not
+	trouble     *trouble // &well = the endpoint has made none so far
 
 	interval  time.Duration              // the pace: time per finished attempt, in the best of the last windows in which the lane was busy
 	paces     [paceWindows]time.Duration // in each of them, the newest first; 0 = none yet
@@ -74,7 +69,28 @@ type lane struct {
 }
 
 func newLane(f *Fanout, endpoint string) *lane {
-	return &lane{fanout: f, endpoint: endpoint, room: make(chan struct{}, 1)}
+	return &lane{fanout: f, endpoint: endpoint, room: make(chan struct{}, 1), trouble: &well}
+}
+
+// trouble is what a lane knows of an endpoint that has failed, put off or been switched off.
+type trouble struct {
+	circuit     circuit
+	pausedUntil time.Time // the receiver asked for it (Retry-After)
+	putOffSince time.Time // since when it has done nothing but put off
+	cutAt       time.Time // when window was last halved
+	disabledAt  time.Time // when the endpoint was switched off the last time
+	failing     string    // why attempts fail now; empty if they do not
+}
+
+// well is shared by the lanes of all that have made no trouble, which are nearly all. It is not written to.
+var well trouble
+
+// troubled is the lane's own trouble, to be written to; mu is held.
+func (l *lane) troubled() *trouble {
+	if l.trouble == &well {
+		l.trouble = new(trouble)
+	}
+	return l.trouble
 }
 
 // setLimits takes over what the endpoint's settings say. perSecond is this replica's share of the rate limit, 0 = none. What
@@ -109,8 +125,10 @@ func (l *lane) setLimits(url string, maxInFlight int, perSecond float64) {
 // renew forgets what was learnt of the endpoint; mu is held.
 func (l *lane) renew() {
 	l.tried, l.proven = false, false
-	l.pausedUntil, l.putOffSince, l.circuit, l.window, l.interval = time.Time{}, time.Time{}, circuit{}, l.maxInFlight, 0
-	l.paces = [paceWindows]time.Duration{}
+	l.window, l.interval, l.paces = l.maxInFlight, 0, [paceWindows]time.Duration{}
+	if l.trouble != &well {
+		l.trouble.pausedUntil, l.trouble.putOffSince, l.trouble.circuit = time.Time{}, time.Time{}, circuit{}
+	}
 	signal(l.room)
 }
 
@@ -126,7 +144,7 @@ func (l *lane) resumed() {
 func (l *lane) firstGone(began time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.disabling || !began.After(l.disabledAt) {
+	if l.disabling || !began.After(l.trouble.disabledAt) {
 		return false
 	}
 	l.disabling = true
@@ -138,7 +156,7 @@ func (l *lane) firstGone(began time.Time) bool {
 func (l *lane) disabled() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.disabling, l.disabledAt = false, time.Now()
+	l.disabling, l.troubled().disabledAt = false, time.Now()
 	signal(l.room)
 }
 
@@ -150,7 +168,7 @@ func (l *lane) idle() bool {
 
 // open tells whether attempts may begin at all; mu is held.
 func (l *lane) open(now time.Time) bool {
-	return !l.disabling && !now.Before(l.pausedUntil) && l.circuit.admits(now, l.running)
+	return !l.disabling && !now.Before(l.trouble.pausedUntil) && l.trouble.circuit.admits(now, l.running)
 }
 
 // free tells whether one more attempt may begin; mu is held.
@@ -253,7 +271,7 @@ func (l *lane) answer(d *delivery, fresh bool, n *newborn) int {
 		l.start(now, d)
 		l.fanout.attempts.Go(func() { l.work(d, n) })
 		return taken
-	case l.circuit.open, l.stalled(now), l.wait() > l.longest(), l.running == 0:
+	case l.trouble.circuit.open, l.stalled(now), l.wait() > l.longest(), l.running == 0:
 		return refused
 	case l.bytes >= l.share() && !l.tried && !l.draining:
 		return untried
@@ -298,12 +316,12 @@ func (l *lane) tryAdmit(d *delivery) (taken bool, again time.Duration) {
 		l.start(now, d)
 		l.fanout.attempts.Go(func() { l.work(d, n) })
 		return true, 0
-	case l.open(now) && !l.circuit.open && l.limiter == nil && len(l.queue) < l.running && l.bytes < l.share() && l.fanout.queued.TryAcquire(1):
+	case l.open(now) && !l.trouble.circuit.open && l.limiter == nil && len(l.queue) < l.running && l.bytes < l.share() && l.fanout.queued.TryAcquire(1):
 		l.enqueue(d)
 		return true, 0
 	}
 	again = time.Second // to see whether the endpoint is still there
-	for _, at := range []time.Time{l.pausedUntil, l.circuit.nextProbe} {
+	for _, at := range []time.Time{l.trouble.pausedUntil, l.trouble.circuit.nextProbe} {
 		if left := at.Sub(now); left > 0 {
 			again = min(again, left)
 		}
@@ -365,7 +383,7 @@ func (l *lane) next(weight int, reread bool) *delivery {
 		}
 	}
 	l.moved = now
-	if len(l.queue) == 0 || l.running > most || l.running > 1 && l.bytes > l.share() || now.Before(l.pausedUntil) || l.circuit.open || l.disabling {
+	if len(l.queue) == 0 || l.running > most || l.running > 1 && l.bytes > l.share() || now.Before(l.trouble.pausedUntil) || l.trouble.circuit.open || l.disabling {
 		if l.running--; l.running == 0 && !l.behind {
 			l.fanout.crowd.hungry(now)
 		}
@@ -393,7 +411,7 @@ func (l *lane) pace(interval time.Duration) {
 func (l *lane) stuck(now time.Time) []*delivery {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.queue) == 0 || l.running > 0 && l.open(now) && !l.circuit.open && !l.stalled(now) {
+	if len(l.queue) == 0 || l.running > 0 && l.open(now) && !l.trouble.circuit.open && !l.stalled(now) {
 		return nil
 	}
 	return l.take()
@@ -435,8 +453,11 @@ func (l *lane) left(n int) {
 func (l *lane) note(reason string) (changed bool, before string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	before, l.failing = l.failing, reason
-	return before != reason, before
+	if before = l.trouble.failing; before == reason {
+		return false, before
+	}
+	l.troubled().failing = reason
+	return true, before
 }
 
 func signal(c chan struct{}) {

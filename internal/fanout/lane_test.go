@@ -81,8 +81,8 @@ func TestLaneIsPausedByAFailure(t *testing.T) {
 			t.Fatalf("open %d times an hour before it is over", i)
 		}
 	}
-	if !opened || !l.circuit.since.Equal(now) {
-		t.Errorf("only fails: %v, since %v, began at %v", opened, l.circuit.since, now)
+	if !opened || !l.trouble.circuit.since.Equal(now) {
+		t.Errorf("only fails: %v, since %v, began at %v", opened, l.trouble.circuit.since, now)
 	}
 	if len(l.queue) != 0 || l.window != 1 {
 		t.Errorf("%d wait in the lane, %d at once", len(l.queue), l.window)
@@ -93,11 +93,11 @@ func TestQueueWithoutAWorkerIsTakenAway(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	l := busyLane(now, 1, 2, 10*time.Millisecond)
-	l.pausedUntil = now.Add(time.Hour)
+	l.troubled().pausedUntil = now.Add(time.Hour)
 	if l.next(0, false) != nil || l.running != 0 || len(l.queue) != 2 {
 		t.Fatalf("%d running, %d queued", l.running, len(l.queue))
 	}
-	l.pausedUntil = now.Add(-time.Millisecond)
+	l.troubled().pausedUntil = now.Add(-time.Millisecond)
 	if left := l.stuck(now); len(left) != 2 || len(l.queue) != 0 {
 		t.Errorf("%d taken, %d left", len(left), len(l.queue))
 	}

@@ -25,8 +25,8 @@ type change struct {
 func (l *lane) learn(result webhook.Result, decision Decision, start, now time.Time, run int) (c change) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if decision.Pause && decision.At.After(l.pausedUntil) {
-		l.pausedUntil = decision.At
+	if decision.Pause && decision.At.After(l.trouble.pausedUntil) {
+		l.troubled().pausedUntil = decision.At
 	}
 	l.slow = now.Sub(start) >= slowAttempt
 	l.tried = true
@@ -34,26 +34,31 @@ func (l *lane) learn(result webhook.Result, decision Decision, start, now time.T
 	switch {
 	case result.Outcome == webhook.Canceled:
 	case result.Outcome == webhook.Delivered:
-		l.putOffSince = time.Time{}
-		if c.closed = l.circuit.succeeded(); c.closed {
+		if l.trouble != &well {
+			l.trouble.putOffSince = time.Time{}
+			c.closed = l.trouble.circuit.succeeded()
+		}
+		if c.closed {
 			l.window = 1 // and from there on twice as many with each round
 		} else if l.window < l.maxInFlight {
 			l.window++
 		}
 	case result.Outcome == webhook.Throttled: // it works, and says that it is too much
-		if l.putOffSince.IsZero() {
-			l.putOffSince = start
+		t := l.troubled()
+		if t.putOffSince.IsZero() {
+			t.putOffSince = start
 		}
-		c.putOff = l.putOffSince
+		c.putOff = t.putOffSince
 		l.slowDown(now)
 	default:
 		if overloaded(result) || decision.Pause {
 			l.slowDown(now)
 		}
-		c.opened = l.circuit.failed(start, now, run)
-		c.since = l.circuit.since
+		t := l.troubled()
+		c.opened = t.circuit.failed(start, now, run)
+		c.since = t.circuit.since
 	}
-	if l.circuit.open || now.Before(l.pausedUntil) {
+	if l.trouble.circuit.open || now.Before(l.trouble.pausedUntil) {
 		c.evicted = l.take()
 	}
 	return c
@@ -66,7 +71,7 @@ func overloaded(result webhook.Result) bool {
 
 // slowDown halves the attempts at once; mu is held.
 func (l *lane) slowDown(now time.Time) {
-	if now.Sub(l.cutAt) >= cutEvery {
-		l.window, l.cutAt = max(1, l.window/2), now
+	if now.Sub(l.trouble.cutAt) >= cutEvery {
+		l.window, l.troubled().cutAt = max(1, l.window/2), now
 	}
 }

@@ -94,7 +94,7 @@ func (f *Fanout) circuitsOpen() float64 {
 	n := 0
 	for _, l := range f.lanes {
 		l.mu.Lock()
-		if l.circuit.open {
+		if l.trouble.circuit.open {
 			n++
 		}
 		l.mu.Unlock()

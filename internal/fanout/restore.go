@@ -12,7 +12,7 @@ const restoreEvery = 5 * time.Second
 func (f *Fanout) keepStreams(ctx context.Context) {
 	said := ""
 	f.every(ctx, f.cfg.restoreEvery, func() {
-		ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+		ctx, cancel := context.WithTimeout(ctx, 2*storeTimeout)
 		defer cancel()
 		made, err := f.cfg.Bus.Restore(ctx)
 		for _, name := range made {
