@@ -173,7 +173,7 @@ func TestFromTheDead(t *testing.T) {
 				if i := slices.Index(want, id); i < 0 {
 					t.Errorf("%s came, want one of %v", id, want)
 				}
-			case <-time.After(30 * time.Second):
+			case <-time.After(2 * time.Minute):
 				t.Fatalf("of %v not all came", want)
 			}
 		}

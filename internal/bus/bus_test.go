@@ -345,7 +345,7 @@ func external(t *testing.T) (*server.Server, jetstream.JetStream) {
 		t.Fatal(err)
 	}
 	go s.Start()
-	if !s.ReadyForConnections(20 * time.Second) {
+	if !s.ReadyForConnections(2 * time.Minute) {
 		t.Fatal("server is not ready")
 	}
 	nc, err := nats.Connect(s.ClientURL())
@@ -477,7 +477,7 @@ func TestSchedules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := c.Next(jetstream.FetchMaxWait(10 * time.Second))
+	m, err := c.Next(jetstream.FetchMaxWait(2 * time.Minute))
 	if err != nil {
 		t.Fatal(err)
 	}

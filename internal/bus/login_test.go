@@ -38,7 +38,7 @@ func guarded(t *testing.T, o *server.Options) string {
 		s.Shutdown()
 		s.WaitForShutdown()
 	})
-	if !s.ReadyForConnections(30 * time.Second) {
+	if !s.ReadyForConnections(2 * time.Minute) {
 		t.Fatal("the server is not up")
 	}
 	return "nats://" + s.Addr().String()

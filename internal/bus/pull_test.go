@@ -38,7 +38,7 @@ func (c *consumer) request() (m *nats.Msg, batch int) {
 	c.t.Helper()
 	select {
 	case m = <-c.asked:
-	case <-time.After(10 * time.Second):
+	case <-time.After(2 * time.Minute):
 		c.t.Fatal("no request has come")
 	}
 	var r struct{ Batch int }

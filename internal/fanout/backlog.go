@@ -110,7 +110,7 @@ func (f *Fanout) drain(ctx context.Context, l *lane) {
 
 // drainConsumer reads the backlog until it is empty (done: the lane counts as drained then), or cannot or must not be read.
 func (f *Fanout) drainConsumer(ctx context.Context, l *lane) (done bool, err error) {
-	cfg := bus.BacklogConsumer(l.endpoint, ackWait)
+	cfg := bus.BacklogConsumer(l.endpoint, f.cfg.ackWait)
 	c, err := f.cfg.Bus.JetStream().CreateOrUpdateConsumer(ctx, bus.StreamRetry, cfg)
 	if err != nil {
 		return false, fmt.Errorf("create consumer: %w", err)

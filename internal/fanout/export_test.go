@@ -81,6 +81,12 @@ func WithRestoreEvery(cfg Config, d time.Duration) Config {
 	return cfg
 }
 
+// WithAckWait sets how long JetStream waits before it gives a message to somebody else.
+func WithAckWait(cfg Config, d time.Duration) Config {
+	cfg.ackWait = d
+	return cfg
+}
+
 // HandleEvent is the step that reading the log repeats.
 func (f *Fanout) HandleEvent(ctx context.Context, m jetstream.Msg) { f.handleEvent(ctx, m) }
 

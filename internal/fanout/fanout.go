@@ -60,6 +60,7 @@ type Config struct {
 	lookAgain    time.Duration // orderedLook, or less in a test
 	noLookout    bool          // a test looks out itself
 	restoreEvery time.Duration // restoreEvery, or other in a test
+	ackWait      time.Duration // ackWait, or more in a test
 }
 
 const (
@@ -178,6 +179,9 @@ func New(cfg Config) (*Fanout, error) {
 	if cfg.restoreEvery == 0 {
 		cfg.restoreEvery = restoreEvery
 	}
+	if cfg.ackWait == 0 {
+		cfg.ackWait = ackWait
+	}
 	log := cfg.Logger.With("component", "fanout")
 	f := &Fanout{
 		cfg:        cfg,
@@ -229,8 +233,8 @@ func (f *Fanout) Run(ctx context.Context) error {
 	f.HearErasures(ctx)
 	var loops sync.WaitGroup
 	loops.Go(func() { f.hearErasures(ctx) })
-	loops.Go(func() { f.consume(ctx, bus.StreamNex, bus.FanoutConsumer(ackWait, maxAckPending), f.handleEvent) })
-	loops.Go(func() { f.consume(ctx, bus.StreamRetry, bus.RetryConsumer(ackWait, maxAckPending), f.handleDue) })
+	loops.Go(func() { f.consume(ctx, bus.StreamNex, bus.FanoutConsumer(f.cfg.ackWait, maxAckPending), f.handleEvent) })
+	loops.Go(func() { f.consume(ctx, bus.StreamRetry, bus.RetryConsumer(f.cfg.ackWait, maxAckPending), f.handleDue) })
 	loops.Go(func() { f.every(ctx, sweepEvery, f.Sweep) })
 	loops.Go(func() { f.keepPlaces(ctx) })
 	loops.Go(func() { f.keepStreams(ctx) })

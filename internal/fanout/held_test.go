@@ -33,7 +33,7 @@ func TestMessageThatComesAgain(t *testing.T) {
 	}
 	next := func() jetstream.Msg {
 		t.Helper()
-		m, err := c.Next(jetstream.FetchMaxWait(10 * time.Second))
+		m, err := c.Next(jetstream.FetchMaxWait(2 * time.Minute))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -76,7 +76,7 @@ func TestMessageThatComesAgain(t *testing.T) {
 	if f.hold(t.Context(), next(), 1, make([]share, 1)) != nil {
 		t.Error("delivered although it was settled")
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(2 * time.Minute); ; {
 		info, err := c.Info(t.Context())
 		if err != nil {
 			t.Fatal(err)

@@ -58,7 +58,7 @@ func orderedName(id string) string { return bus.OrderedPrefix + id }
 func (f *Fanout) orderedConsumer(ctx context.Context, e *endpoint.Endpoint) (jetstream.Consumer, error) {
 	js := f.cfg.Bus.JetStream()
 	c, err := js.Consumer(ctx, bus.StreamNex, orderedName(e.ID))
-	want := f.cfg.Bus.OrderedConsumer(e.ID, filterSubjects(e), 0, ackWait)
+	want := f.cfg.Bus.OrderedConsumer(e.ID, filterSubjects(e), 0, f.cfg.ackWait)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		if want.OptStartSeq, err = f.orderBegins(ctx, e); err != nil {
 			return nil, err
@@ -128,7 +128,7 @@ func (f *Fanout) restartOrdered(ctx context.Context, e *endpoint.Endpoint, mark 
 		return err
 	}
 	js := f.cfg.Bus.JetStream()
-	want := f.cfg.Bus.OrderedConsumer(e.ID, filterSubjects(e), mark.Sequence+1, ackWait)
+	want := f.cfg.Bus.OrderedConsumer(e.ID, filterSubjects(e), mark.Sequence+1, f.cfg.ackWait)
 	err := js.DeleteConsumer(ctx, bus.StreamNex, want.Durable)
 	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return fmt.Errorf("remove consumer: %w", err)
@@ -421,7 +421,7 @@ func (f *Fanout) holdOrdered(ctx context.Context, l *lane, m jetstream.Msg, size
 	case proven:
 		room = f.inOrder
 	}
-	ctx, cancel := context.WithTimeout(ctx, ackWait/10)
+	ctx, cancel := context.WithTimeout(ctx, f.cfg.ackWait/10)
 	defer cancel()
 	return f.holdIn(ctx, room, m, size, make([]share, 1), time.Second)
 }

@@ -141,10 +141,13 @@ func TestOrderIsSwitchedOffWithoutItsConsumer(t *testing.T) {
 }
 
 // What is on its way to ordered endpoints when the relay stops is given again at once, and not when its acknowledgement is
-// overdue, which is as long as this test is patient.
+// overdue, which this test is not patient enough for.
 func TestOrderedRestartUnderFlow(t *testing.T) {
 	t.Parallel()
 	b := setup(t, quick)
+	b.stop()
+	b.ackWait = 10 * patience
+	b.start()
 	r := newReceiver(t, nil)
 	for i := range 10 {
 		b.create(&endpoint.Endpoint{ID: fmt.Sprintf("crm-%d", i), URL: r.URL, Ordered: true})

@@ -32,7 +32,7 @@ func startNATS(t *testing.T) *server.Server {
 	}
 	s.Start()
 	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(10 * time.Second) {
+	if !s.ReadyForConnections(2 * time.Minute) {
 		t.Fatal("nats-server does not start")
 	}
 	return s
@@ -157,7 +157,7 @@ func names(n int) []string {
 // settled waits until every name is held by exactly one of the replicas, and each holds at least least.
 func settled(t *testing.T, want []string, least int, replicas ...*replica) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		count := map[string]int{}
 		shares := []int{}

@@ -16,7 +16,7 @@ import (
 
 const (
 	key      = "nex_key-0123456789"
-	patience = 30 * time.Second
+	patience = 2 * time.Minute
 )
 
 // serve starts a server and a client of it.

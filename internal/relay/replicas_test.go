@@ -22,7 +22,7 @@ func startNATS(t *testing.T, port int, dir string) *server.Server {
 		t.Fatal(err)
 	}
 	s.Start()
-	if !s.ReadyForConnections(10 * time.Second) {
+	if !s.ReadyForConnections(2 * time.Minute) {
 		t.Fatal("nats-server does not start")
 	}
 	return s
