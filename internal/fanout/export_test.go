@@ -87,6 +87,11 @@ func WithAckWait(cfg Config, d time.Duration) Config {
 	return cfg
 }
 
+// NoteInOrder is the second half of beginning an endpoint's order.
+func (f *Fanout) NoteInOrder(ctx context.Context, e *endpoint.Endpoint) error {
+	return f.noteInOrder(ctx, e)
+}
+
 // HandleEvent is the step that reading the log repeats.
 func (f *Fanout) HandleEvent(ctx context.Context, m jetstream.Msg) { f.handleEvent(ctx, m) }
 

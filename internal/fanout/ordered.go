@@ -183,10 +183,19 @@ func (f *Fanout) beginOrder(ctx context.Context, e *endpoint.Endpoint) error {
 	if _, err := f.orderedConsumer(ctx, e); err != nil {
 		return err
 	}
+	return f.noteInOrder(ctx, e)
+}
+
+// noteInOrder notes it of the very endpoint that has the consumer. That was removed with it, should it have been deleted since: another
+// made under its id would miss what is read of the log until it has its own.
+func (f *Fanout) noteInOrder(ctx context.Context, e *endpoint.Endpoint) error {
 	_, err := f.cfg.Endpoints.UpdateState(ctx, e.ID, func(s *endpoint.State) bool {
-		changed := !s.InOrder
+		now := f.cfg.Endpoints.Snapshot().Get(e.ID)
+		if s.InOrder || now == nil || !now.CreatedAt.Equal(e.CreatedAt) {
+			return false
+		}
 		s.InOrder = true
-		return changed
+		return true
 	})
 	return err
 }

@@ -206,3 +206,26 @@ func TestMarkDoesNotGoBack(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 }
+
+// An order that was being begun when its endpoint was deleted is none of another endpoint that has its id.
+func TestOrderOfOneThatIsGone(t *testing.T) {
+	t.Parallel()
+	b := setup(t, quick)
+	r := newReceiver(t, nil)
+	b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL, Ordered: true, CreatedAt: time.Now().Add(-time.Hour).UTC()})
+	gone := b.registry.Snapshot().Get("crm")
+	b.stop()
+	if err := b.registry.Delete(t.Context(), "crm"); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.relay.Forget(t.Context(), "crm"); err != nil {
+		t.Fatal(err)
+	}
+	b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL, Ordered: true, CreatedAt: time.Now().UTC()})
+	if err := b.relay.NoteInOrder(t.Context(), gone); err != nil || b.registry.State("crm").InOrder {
+		t.Errorf("it has the order of the one before it: %v", err)
+	}
+	if err := b.relay.NoteInOrder(t.Context(), b.registry.Snapshot().Get("crm")); err != nil || !b.registry.State("crm").InOrder {
+		t.Errorf("its own is not noted: %v", err)
+	}
+}
