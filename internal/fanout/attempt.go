@@ -40,7 +40,7 @@ func (f *Fanout) attemptDelivery(l *lane, d *delivery) (weight int) {
 func (f *Fanout) ready(l *lane, d *delivery) (e *endpoint.Endpoint, weight int) {
 	weight = d.weight
 	e = f.cfg.Endpoints.Snapshot().Get(d.endpoint)
-	if e == nil || !e.Active() {
+	if e == nil || !e.Active() || d.forced == "" && d.sequence <= e.State.Position { // until its place is given up, as its owner wishes
 		f.backlog(d)
 		return nil, weight
 	}
