@@ -124,8 +124,9 @@ func TestTwoWorkspacesThatAreOneAtNex(t *testing.T) {
 	}
 	again := Workspace{Name: "acme-two", Token: "acme-two", Key: "second"}
 	b.start(workspace("acme"), workspace("beta"))
-	b.connected("acme", 1)
-	b.connected("beta", 1)
+	b.eventually("the first two are known, and are asked what is missing after that", func() bool {
+		return b.status("acme").CompleteTo != nil && b.status("beta").CompleteTo != nil
+	})
 	b.Apply([]Workspace{workspace("acme"), workspace("beta"), again})
 	if data := b.news("acme-two", sameWorkspace, 1); data["other"] != "acme" || data["workspace_id"] == "" {
 		t.Errorf("%v", data)
