@@ -157,8 +157,8 @@ func TestRedeliver(t *testing.T) {
 	}
 	fails, heal := failing(t)
 	b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL, Since: 2, Events: []string{"nex.insight.opportunity"}})
-	b.create(&endpoint.Endpoint{ID: "sick", URL: fails.URL})
-	b.create(&endpoint.Endpoint{ID: "paused", URL: r.URL})
+	b.create(&endpoint.Endpoint{ID: "sick", URL: fails.URL, Since: 2})
+	b.create(&endpoint.Endpoint{ID: "paused", URL: r.URL, Since: 2})
 	b.enable("paused", false, "")
 	for _, id := range []string{"crm", "sick", "paused"} {
 		for i, kept := range [][]byte{stored.Data, nil} {
