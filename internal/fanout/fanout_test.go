@@ -40,8 +40,9 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// patience bounds how long a test waits for what must happen; nothing is measured by it.
-const patience = 30 * time.Second
+// patience bounds how long a test waits for what must happen; nothing is measured by it. What a relay could not store when it stopped,
+// because the machine stood still for some seconds, comes again when its acknowledgement is overdue: after half a minute.
+const patience = 90 * time.Second
 
 // bundle is a log, a registry and a fanout that runs.
 type bundle struct {
