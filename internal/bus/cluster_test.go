@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nex-crm/relay/internal/bus"
@@ -41,6 +40,17 @@ func startCluster(t *testing.T) string {
 	return strings.Join(urls, ",")
 }
 
+// patiently does what servers that stood still may have answered with an error, until they do not: they may have to agree on leaders anew.
+func patiently(ctx context.Context, do func() error) error {
+	for {
+		err := do()
+		if !bus.Away(err) && !errors.Is(err, jetstream.ErrConsumerLeadershipChanged) || ctx.Err() != nil {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond) // polls
+	}
+}
+
 // Every consumer can be made, and gives what its stream holds, where the streams have three replicas: a work queue is
 // particular about it.
 func TestConsumersInACluster(t *testing.T) {
@@ -61,19 +71,25 @@ func TestConsumersInACluster(t *testing.T) {
 		{bus.StreamRetry, bus.RetryDueSubject("crm", 1), bus.RetryConsumer(30*time.Second, 10)},
 		{bus.StreamRetry, bus.RetryBacklogSubject("crm", 1), bus.BacklogConsumer("crm", 30*time.Second)},
 	} {
-		if _, err := b.JetStream().Publish(ctx, tt.subject, []byte("{}")); err != nil {
+		if err := patiently(ctx, func() error {
+			_, err := b.JetStream().Publish(ctx, tt.subject, []byte("{}"))
+			return err
+		}); err != nil {
 			t.Fatalf("%s: %v", tt.subject, err)
 		}
-		c, err := b.JetStream().CreateOrUpdateConsumer(ctx, tt.stream, tt.cfg)
-		if err != nil {
+		var c jetstream.Consumer
+		if err := patiently(ctx, func() (err error) {
+			c, err = b.JetStream().CreateOrUpdateConsumer(ctx, tt.stream, tt.cfg)
+			return err
+		}); err != nil {
 			t.Errorf("%s: %v", tt.cfg.Durable, err)
 			continue
 		}
-		m, err := c.Next(jetstream.FetchContext(ctx))
-		for errors.Is(err, nats.ErrNoResponders) && ctx.Err() == nil { // its replicas have not agreed on a leader yet
+		var m jetstream.Msg
+		if err := patiently(ctx, func() (err error) { // its replicas may not have agreed on a leader yet
 			m, err = c.Next(jetstream.FetchContext(ctx))
-		}
-		if err != nil {
+			return err
+		}); err != nil {
 			t.Errorf("%s: %v", tt.cfg.Durable, err)
 			continue
 		}

@@ -48,7 +48,7 @@ func TestDrainOfWhatIsGone(t *testing.T) {
 				if err != nil || got != keep {
 					t.Errorf("%d handed over, %v, want %d", got, err, keep)
 				}
-			case <-time.After(4 * drainTime):
+			case <-time.After(time.Minute): // for ever, then
 				t.Error("it waits for what is gone")
 			}
 		})

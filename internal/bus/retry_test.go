@@ -32,6 +32,9 @@ func retries(t *testing.T, n int) *bus.Bus {
 				t.Fatal(err)
 			}
 		}
+		if i%500 == 0 { // fewer than may be without an answer: more would have to wait, and not for long
+			<-b.JetStream().PublishAsyncComplete()
+		}
 	}
 	<-b.JetStream().PublishAsyncComplete()
 	return b

@@ -14,7 +14,7 @@ import (
 // goes on where it was, on the same address.
 func TestServerInsideIsStartedAnewAfterItsStoreFailed(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
 	b, err := Open(ctx, Config{
 		Embedded: Embedded{StoreDir: t.TempDir(), Listen: "127.0.0.1:0"}, Stream: Limits{MaxAge: time.Hour, DuplicateWindow: time.Minute},
@@ -41,13 +41,14 @@ func TestServerInsideIsStartedAnewAfterItsStoreFailed(t *testing.T) {
 	}
 	url, first := b.ClientURL(), b.embedded.server
 	b.embedded.logger.heard("JetStream failed to store a msg on stream '$G > NEX': no space left on device")
-	if !b.embedded.broken() {
+	anew := func() bool { return b.embedded.current() != first } // which may be soon
+	if !b.embedded.broken() && !anew() {
 		t.Fatal("what the server says is not heard")
 	}
-	if b.Writable() {
+	if b.Writable() && !anew() {
 		t.Error("a broken store counts as one that takes writes")
 	}
-	for b.embedded.broken() || !b.Connected() || b.embedded.current() == first {
+	for b.embedded.broken() || !b.Connected() || !anew() {
 		select {
 		case <-time.After(10 * time.Millisecond):
 		case <-ctx.Done():

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -52,12 +53,12 @@ func TestBacklogOfANarrowedEndpoint(t *testing.T) {
 	b.publish("x", 10)
 	r.await(t, 1)
 	b.read()
-	tried := len(r.all())
 	e.Workspaces = []string{"beta"}
 	b.endpoints(&e)
+	tried := len(r.all())
 	heal()
 	b.settled()
-	if n := len(r.all()); n != tried {
+	if n := len(r.all()); n > tried+1 { // its pause may have been over by then, and the next have been on its way
 		t.Errorf("%d webhooks of a workspace that it no longer asks for", n-tried)
 	}
 }
@@ -140,23 +141,30 @@ func TestLiftedRateLimitHoldsNothing(t *testing.T) {
 	}
 }
 
-// One that waits for its turn under a rate limit is not delivered to an endpoint that is paused meanwhile.
+// One that waits for its turn under a rate limit is not delivered to an endpoint that is paused meanwhile. Its turn is so far
+// off that the pause is heard of before, however slow the machine is.
 func TestPausedUnderARateLimit(t *testing.T) {
 	t.Parallel()
 	for _, ordered := range []bool{false, true} {
 		b := setup(t, quick)
 		r := newReceiver(t, nil)
-		b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL, RateLimit: 1, Ordered: ordered})
+		b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL, RateLimit: 1.0 / 60, Ordered: ordered})
 		ids := b.publish("x", 5)
 		r.await(t, 1)
 		b.enable("crm", false, "")
 		tried := len(r.all())
 		b.read()
 		eventually(t, "nothing waits for its turn", func() bool { return b.gauge("relay_lane_in_flight") == 0 })
-		if n := len(r.all()); n > tried+1 { // its turn may have come in that moment
+		if n := len(r.all()); n != tried {
 			t.Errorf("ordered %v: %d webhooks while paused", ordered, n-tried)
 		}
 		b.enable("crm", true, "")
+		if err := b.registry.Change(t.Context(), "crm", func(e *endpoint.Endpoint) (bool, error) {
+			e.RateLimit = 0
+			return true, nil
+		}); err != nil {
+			t.Fatal(err)
+		}
 		r.hasAll(t, ids, 0)
 	}
 }
@@ -166,22 +174,26 @@ func TestGoneWithManyInFlight(t *testing.T) {
 	t.Parallel()
 	b := setup(t, quick)
 	var here atomic.Bool
-	r := newReceiver(t, func(_ int, w http.ResponseWriter, _ *http.Request, _ []byte) {
+	var took sync.Map // ids that were answered 200: what came before the receiver was there may be answered later
+	r := newReceiver(t, func(_ int, w http.ResponseWriter, req *http.Request, _ []byte) {
 		if !here.Load() {
 			w.WriteHeader(http.StatusGone)
+			return
 		}
+		took.Store(req.Header.Get("webhook-id"), true)
 	})
 	b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL})
 	ids := b.publish("x", 300)
 	eventually(t, "it is disabled", func() bool { return b.registry.Snapshot().Get("crm").Disabled != nil })
 	b.read()
-	tried := len(r.all())
 	here.Store(true)
 	if err := b.registry.Enable(t.Context(), "crm", "", 0); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "all but one have come", func() bool {
-		return len(slices.Compact(sorted(r.all()[tried:]))) >= len(ids)-1
+		n := 0
+		took.Range(func(any, any) bool { n++; return true })
+		return n >= len(ids)-1
 	})
 }
 

@@ -3,7 +3,6 @@ package fanout_test
 import (
 	"encoding/json"
 	"net/http"
-	"net/http/httptest"
 	"testing"
 	"time"
 
@@ -23,8 +22,6 @@ func TestDeadLettersCarryTheirClass(t *testing.T) {
 	}
 	hangs := newReceiver(t, func(int, http.ResponseWriter, *http.Request, []byte) { <-end })
 	t.Cleanup(func() { close(end) })
-	nobody := httptest.NewServer(nil)
-	nobody.Close()
 	speaksNoTLS := "https" + answers(200)[len("http"):]
 	broken, err := endpoint.NewForm("template", "{{.id}} is no JSON", "", false)
 	if err != nil {
@@ -40,7 +37,7 @@ func TestDeadLettersCarryTheirClass(t *testing.T) {
 	}
 	b.endpoints(
 		&endpoint.Endpoint{ID: "a4xx", URL: answers(404)}, &endpoint.Endpoint{ID: "a5xx", URL: answers(500)}, &endpoint.Endpoint{ID: "a3xx", URL: answers(302)},
-		&endpoint.Endpoint{ID: "hangs", URL: hangs.URL, Timeout: 100 * time.Millisecond}, &endpoint.Endpoint{ID: "nobody", URL: nobody.URL},
+		&endpoint.Endpoint{ID: "hangs", URL: hangs.URL, Timeout: 100 * time.Millisecond}, &endpoint.Endpoint{ID: "nobody", URL: "http://127.0.0.1:1"},
 		&endpoint.Endpoint{ID: "no-tls", URL: speaksNoTLS},
 		&endpoint.Endpoint{ID: "refused", URL: "https://10.0.0.1"}, &endpoint.Endpoint{ID: "template", URL: answers(200), Form: broken},
 	)

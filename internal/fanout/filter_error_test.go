@@ -81,7 +81,9 @@ func TestFilterErrorStaysInItsWorkspace(t *testing.T) {
 	isTold(false, "with another filter")
 	change([]string{"acme", "globex"}, "true && "+filter)
 	fails("globex", "g-1", 1)
-	if text := log.String(); strings.Contains(text, "secret of") || strings.Count(text, "a filter fails on an event") != 2 || !strings.Contains(text, "event=a-1") {
+	const line = "a filter fails on an event"
+	eventually(t, "the log says so", func() bool { return strings.Count(log.String(), line) >= 2 }) // after it is told
+	if text := log.String(); strings.Contains(text, "secret of") || strings.Count(text, line) != 2 || !strings.Contains(text, "event=a-1") {
 		t.Errorf("the log, once for each filter and without the event's content: %s", text)
 	}
 	erase := func(workspace string) {

@@ -61,7 +61,7 @@ func givenBack(t *testing.T) (again, of int) {
 	if c, err = b.bus.JetStream().Consumer(t.Context(), bus.StreamNex, bus.ConsumerFanout); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience/2)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 	defer cancel()
 	for ; again < events-1; again++ {
 		m, err := c.Next(jetstream.FetchContext(ctx))

@@ -180,6 +180,7 @@ func TestNotDisabledForTheTimeWithoutARelay(t *testing.T) {
 	b.start()
 	b.publish("x", 3)
 	r.await(t, 9)
+	eventually(t, "it is noted that it still fails", func() bool { return b.registry.State("crm").FailedAt.After(stopped) })
 	e := b.registry.Snapshot().Get("crm")
 	if e.Disabled != nil {
 		t.Fatalf("disabled: %+v", e.Disabled)
@@ -245,7 +246,7 @@ func TestHandshakePutOff(t *testing.T) {
 
 func TestHandshake(t *testing.T) {
 	t.Parallel()
-	b := setup(t, quick)
+	b := setup(t, stubborn) // more attempts than are made before it consents
 	var consents atomic.Bool
 	var asked atomic.Int64
 	r := newReceiver(t, nil)
@@ -327,8 +328,8 @@ func TestHandshakeNamesTheRate(t *testing.T) {
 	b.publish("x", 20)
 	<-asked
 	eventually(t, "all are fetched", func() bool {
-		c, err := b.bus.JetStream().Consumer(t.Context(), bus.StreamNex, bus.ConsumerFanout)
-		return err == nil && c.CachedInfo().NumPending == 0
+		unread, _, err := b.left()
+		return err == nil && unread == 0
 	})
 	close(answer)
 	r.await(t, 1)

@@ -69,10 +69,13 @@ func TestLossIsToldBeforeItHappens(t *testing.T) {
 				eventually(t, "all wait", func() bool { return b.undelivered("crm", 20).Waiting == 20 })
 			}
 			tell := b.reader("NEX", "nex._.relay.endpoint.*")
-			told := func() (n news) {
+			told := func() (n news) { // beside that it goes on, and, on a machine so slow that its circuit opened, that it only fails
 				t.Helper()
-				if err := json.Unmarshal(tell().Data(), &n); err != nil {
-					t.Fatal(err)
+				for n.Type == "" || n.Type == "nex.relay.endpoint.resumed" || n.Type == "nex.relay.endpoint.failing" {
+					n = news{}
+					if err := json.Unmarshal(tell().Data(), &n); err != nil {
+						t.Fatal(err)
+					}
 				}
 				return n
 			}
@@ -112,9 +115,7 @@ func TestLossIsToldBeforeItHappens(t *testing.T) {
 				b.relay.LookAhead(t.Context(), u.Stored.Add(21*time.Hour))
 				return b.registry.State("crm").LossAhead == nil
 			})
-			for n = told(); n.Type == "nex.relay.endpoint.resumed"; n = told() {
-			}
-			if n.Type != "nex.relay.endpoint.loss_averted" {
+			if n = told(); n.Type != "nex.relay.endpoint.loss_averted" {
 				t.Errorf("%+v, told once more", n)
 			}
 			if got := b.gauge("relay_loss_horizon_seconds"); !math.IsInf(got, 1) {

@@ -30,38 +30,39 @@ func TestHurry(t *testing.T) {
 	b := setup(t, fanout.Policy{Schedule: []time.Duration{0, time.Hour, time.Hour}, RetryAfterMax: time.Hour})
 	r, mend := mendable(t)
 	b.create(&endpoint.Endpoint{ID: "crm", URL: r.URL})
-	old := b.publish("old", 10)
-	r.await(t, 10)
-	eventually(t, "they wait", func() bool { return b.undelivered("crm", 10).Waiting == 10 })
+	const each = 4 // both together fewer in a row than open the circuit, however slow the machine is
+	old := b.publish("old", each)
+	r.await(t, each)
+	eventually(t, "they wait", func() bool { return b.undelivered("crm", each).Waiting == each })
 	since := time.Now()
-	fresh := b.publish("new", 10)
-	r.await(t, 10)
-	eventually(t, "they wait", func() bool { return b.undelivered("crm", 20).Waiting == 20 })
+	fresh := b.publish("new", each)
+	r.await(t, each)
+	eventually(t, "they wait", func() bool { return b.undelivered("crm", 2*each).Waiting == 2*each })
 	mend()
-	if n, err := b.relay.Hurry(t.Context(), "crm", since); n != 10 || err != nil {
+	if n, err := b.relay.Hurry(t.Context(), "crm", since); n != each || err != nil {
 		t.Fatalf("%d, %v", n, err)
 	}
-	if got := sorted(r.await(t, 10)); !slices.Equal(got, sorted(fresh)) {
+	if got := sorted(r.await(t, each)); !slices.Equal(got, sorted(fresh)) {
 		t.Errorf("came %v", got)
 	}
-	b.undelivered("crm", 10)
+	b.undelivered("crm", each)
 	if err := b.relay.Again(t.Context(), "crm", 4, old[3]); err != nil { // one of a batch
 		t.Fatal(err)
 	}
 	if got := r.await(t, 1); got[0] != old[3] {
 		t.Errorf("came %v", got)
 	}
-	b.undelivered("crm", 9)
-	if n, err := b.relay.Hurry(t.Context(), "crm", time.Time{}); n != 9 || err != nil {
+	b.undelivered("crm", each-1)
+	if n, err := b.relay.Hurry(t.Context(), "crm", time.Time{}); n != each-1 || err != nil {
 		t.Fatalf("%d, %v", n, err)
 	}
-	r.await(t, 9)
+	r.await(t, each-1)
 	b.settled()
-	if got := r.all(); len(got) != 40 {
-		t.Errorf("%d attempts, not 40", len(got))
+	if got := r.all(); len(got) != 4*each {
+		t.Errorf("%d attempts, not %d", len(got), 4*each)
 	}
 	attempts := map[string]int{}
-	for _, a := range b.attempts("crm", 40) {
+	for _, a := range b.attempts("crm", 4*each) {
 		attempts[a.EventID] = max(attempts[a.EventID], a.Attempt)
 	}
 	for id, n := range attempts {

@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -21,19 +22,20 @@ func busyLane(now time.Time, n, queued int, interval time.Duration) *lane {
 }
 
 func TestLaneRefusesWhatWouldWaitTooLong(t *testing.T) {
-	t.Parallel()
-	now := time.Now()
-	if busyLane(now, 4, 101, 10*time.Millisecond).offer(t.Context(), &delivery{}, true) { // 1.01 s of queue
-		t.Error("taken behind a second of queue")
-	}
-	if !busyLane(now, 4, 50, 10*time.Millisecond).offer(t.Context(), &delivery{}, true) {
-		t.Error("half a second of queue is refused")
-	}
-	behind := busyLane(now, 4, 0, 0)
-	behind.running, behind.behind = 0, true
-	if behind.offer(t.Context(), &delivery{}, true) {
-		t.Error("what comes new has overtaken the backlog")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		if busyLane(now, 4, 101, 10*time.Millisecond).offer(t.Context(), &delivery{}, true) { // 1.01 s of queue
+			t.Error("taken behind a second of queue")
+		}
+		if !busyLane(now, 4, 50, 10*time.Millisecond).offer(t.Context(), &delivery{}, true) {
+			t.Error("half a second of queue is refused")
+		}
+		behind := busyLane(now, 4, 0, 0)
+		behind.running, behind.behind = 0, true
+		if behind.offer(t.Context(), &delivery{}, true) {
+			t.Error("what comes new has overtaken the backlog")
+		}
+	})
 }
 
 func TestLaneThatStandsStill(t *testing.T) {
@@ -104,14 +106,15 @@ func TestQueueWithoutAWorkerIsTakenAway(t *testing.T) {
 }
 
 func TestLaneMeasuresItsPace(t *testing.T) {
-	t.Parallel()
-	now := time.Now()
-	l := busyLane(now.Add(-2*time.Second), 2, 0, 0)
-	l.paceCount = 39 // in two seconds
-	l.next(0, false)
-	if l.interval < 49*time.Millisecond || l.interval > 60*time.Millisecond {
-		t.Errorf("pace %v, 40 in 2 s were finished", l.interval)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		l := busyLane(now.Add(-2*time.Second), 2, 0, 0)
+		l.paceCount = 39 // in two seconds
+		l.next(0, false)
+		if l.interval != 50*time.Millisecond {
+			t.Errorf("pace %v, 40 in 2 s were finished", l.interval)
+		}
+	})
 }
 
 // One window in which this machine had other things to do says nothing of the endpoint; four do.
@@ -131,49 +134,51 @@ func TestLanePaceIsTheBestOfSome(t *testing.T) {
 
 // In the lane of an endpoint that has just answered well and fast deliveries may wait twice as long, if it has no rate limit.
 func TestLaneOfOneThatAnswersWellHoldsMore(t *testing.T) {
-	t.Parallel()
-	now := time.Now()
-	for queued, taken := range map[int]bool{150: true, 201: false} {
-		l := busyLane(now, 4, queued, 10*time.Millisecond)
-		l.proven = true
-		if got := l.offer(t.Context(), &delivery{}, true); got != taken {
-			t.Errorf("behind %d that take 10 ms each: taken %v", queued, got)
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		for queued, taken := range map[int]bool{150: true, 201: false} {
+			l := busyLane(now, 4, queued, 10*time.Millisecond)
+			l.proven = true
+			if got := l.offer(t.Context(), &delivery{}, true); got != taken {
+				t.Errorf("behind %d that take 10 ms each: taken %v", queued, got)
+			}
 		}
-	}
-	limited := busyLane(now, 4, 150, time.Millisecond)
-	limited.proven, limited.limiter = true, rate.NewLimiter(100, 1)
-	if limited.offer(t.Context(), &delivery{}, true) {
-		t.Error("taken behind 1.5 s of a rate limit")
-	}
+		limited := busyLane(now, 4, 150, time.Millisecond)
+		limited.proven, limited.limiter = true, rate.NewLimiter(100, 1)
+		if limited.offer(t.Context(), &delivery{}, true) {
+			t.Error("taken behind 1.5 s of a rate limit")
+		}
+	})
 }
 
 // What fills a lane before its endpoint has answered at all waits a moment for that, and for one endpoint at a time.
 func TestLaneWaitsForTheFirstAnswer(t *testing.T) {
-	t.Parallel()
-	full := func() *lane {
-		l := busyLane(time.Now(), 4, 10, 0)
-		l.bytes = laneBytes
-		return l
-	}
-	answering := full()
-	go func() {
-		answering.learn(webhook.Result{Outcome: webhook.Delivered, StatusCode: 200}, Decision{}, time.Now(), time.Now(), circuitRun)
-		signal(answering.room) // as next does
-	}()
-	if !answering.offer(t.Context(), &delivery{}, true) {
-		t.Error("refused, though the first answer came")
-	}
-	silent := full()
-	if silent.offer(t.Context(), &delivery{}, true) {
-		t.Error("taken without an answer")
-	}
-	began := time.Now()
-	if other := full(); other.fanout != silent.fanout {
-		other.fanout = silent.fanout
-		if other.offer(t.Context(), &delivery{}, true) || time.Since(began) >= firstWait {
-			t.Errorf("waited for a second endpoint: %v", time.Since(began))
+	synctest.Test(t, func(t *testing.T) {
+		full := func() *lane {
+			l := busyLane(time.Now(), 4, 10, 0)
+			l.bytes = laneBytes
+			return l
 		}
-	}
+		answering := full()
+		go func() {
+			answering.learn(webhook.Result{Outcome: webhook.Delivered, StatusCode: 200}, Decision{}, time.Now(), time.Now(), circuitRun)
+			signal(answering.room) // as next does
+		}()
+		if !answering.offer(t.Context(), &delivery{}, true) {
+			t.Error("refused, though the first answer came")
+		}
+		silent := full()
+		if silent.offer(t.Context(), &delivery{}, true) {
+			t.Error("taken without an answer")
+		}
+		began := time.Now()
+		if other := full(); other.fanout != silent.fanout {
+			other.fanout = silent.fanout
+			if other.offer(t.Context(), &delivery{}, true) || time.Since(began) >= firstWait {
+				t.Errorf("waited for a second endpoint: %v", time.Since(began))
+			}
+		}
+	})
 }
 
 func TestLaneSlowStart(t *testing.T) {

@@ -29,8 +29,9 @@ func TestLargeEventsAreBounded(t *testing.T) {
 	var peak atomic.Int64
 	var hanging []*receiver
 	var list []*endpoint.Endpoint
+	var now [hangingOnes]atomic.Int64 // in flight, as far as each has seen
 	for i := range hangingOnes {
-		var mine atomic.Int64
+		mine := &now[i]
 		r := newReceiver(t, func(_ int, _ http.ResponseWriter, req *http.Request, _ []byte) {
 			n := mine.Add(1)
 			defer mine.Add(-1)
@@ -77,6 +78,9 @@ func TestLargeEventsAreBounded(t *testing.T) {
 
 	// Another life knows nothing of their size, and takes them from the backlog.
 	b.stop()
+	for i := range now { // those that were cut are no longer counted among the next
+		eventually(t, "the receivers have seen that they were cut", func() bool { return now[i].Load() == 0 })
+	}
 	b.start()
 	for _, r := range hanging {
 		before := len(r.all())

@@ -100,9 +100,9 @@ func TestFailingSinceIsOfAURL(t *testing.T) {
 	b.publish("x", 20)
 	since := func() *time.Time { return b.registry.Snapshot().Get("crm").State.FailingSince }
 	eventually(t, "it is known to fail", func() bool { return since() != nil })
-	before := *since()
+	before, changed := *since(), time.Now()
 	b.endpoints(&endpoint.Endpoint{ID: "crm", URL: fresh.URL})
-	if s := since(); s != nil {
+	if s := since(); s != nil && !s.After(changed) { // by then it may have been tried for long
 		t.Errorf("failing since %v at a URL that was never tried", s)
 	}
 	b.publish("y", 20)

@@ -199,7 +199,7 @@ func (f *Fanout) before(ctx context.Context, e *endpoint.Endpoint, log bus.Exten
 		list = append(list, part{1, log.Last})
 	case err != nil:
 		return nil, err
-	case c.CachedInfo().NumPending > 0:
+	default: // its NumPending is 0 for a moment also where it has not heard yet of what the log has just taken
 		list = append(list, part{c.CachedInfo().Delivered.Stream + 1, log.Last})
 	}
 	return apart(e, list, log), nil

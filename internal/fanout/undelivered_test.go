@@ -189,3 +189,19 @@ func TestUndeliveredCountsEvents(t *testing.T) {
 	}
 	b.oldestIs(b.undelivered("crm", 2), 8)
 }
+
+// What the log has just taken is undelivered at once, also while its consumer has not heard of it yet.
+func TestUndeliveredAtOnce(t *testing.T) {
+	t.Parallel()
+	b := setup(t, quick)
+	b.create(&endpoint.Endpoint{ID: "crm", URL: newReceiver(t, nil).URL})
+	b.read()
+	b.stop()
+	for i := range 300 {
+		b.publish(fmt.Sprint("x", i), 1)
+		u, err := b.relay.Undelivered(t.Context(), b.registry.Snapshot().Get("crm"))
+		if err != nil || u.Count() != uint64(i+1) {
+			t.Fatalf("%+v, %v, not %d", u, err, i+1)
+		}
+	}
+}
