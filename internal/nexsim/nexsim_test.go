@@ -19,7 +19,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience ends a test that would hang.
-const patience = 20 * time.Second
+const patience = 2 * time.Minute
 
 // bundle is a simulator behind a real server, and a client for it.
 type bundle struct {
