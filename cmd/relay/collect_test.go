@@ -27,7 +27,7 @@ func TestCollectionsAreFound(t *testing.T) {
 		runtime.GC()
 		select {
 		case <-found:
-		case <-time.After(10 * time.Second):
+		case <-time.After(patience):
 			t.Fatal("a collection has not been found")
 		}
 	}
@@ -140,7 +140,7 @@ func TestCollectGarbage(t *testing.T) {
 	}
 	becomes := func(what string, ok func(held, garbage int) bool) {
 		t.Helper()
-		deadline := time.Now().Add(10 * time.Second)
+		deadline := time.Now().Add(patience)
 		for {
 			runtime.GC()
 			held, garbage := goal()
