@@ -21,7 +21,7 @@ type flow struct {
 
 // flow keeps no further ahead of what has been taken than a slow machine can make up for.
 func (w *world) flow(taken func() int) *flow {
-	const ahead = 300
+	const ahead = 50
 	f := &flow{w: w}
 	quit := make(chan struct{})
 	var wg sync.WaitGroup
@@ -159,8 +159,14 @@ func TestReloadUnderFlow(t *testing.T) {
 			}
 			return list
 		}
-		for deadline := time.Now().Add(patience); len(missing()) > 0 && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-			continue
+		least, deadline := len(want)+1, time.Time{} // as long as more comes it is waited for
+		for n := len(missing()); n > 0; n = len(missing()) {
+			if n < least {
+				least, deadline = n, time.Now().Add(patience)
+			} else if time.Now().After(deadline) {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
 		}
 		if list := missing(); len(list) > 0 {
 			t.Errorf("%s: %d of %d are missing, such as %s", tt.name, len(list), len(want), list[0])
