@@ -108,7 +108,7 @@ const (
 	// quietTime is how long before the end of --for the simulator falls silent.
 	quietTime = 500 * time.Millisecond
 	// settleTime bounds the wait for deliveries that are still missing then.
-	settleTime = 6 * time.Second
+	settleTime = 15 * time.Second
 	// startTime bounds each step of the start.
 	startTime = 30 * time.Second
 )

@@ -56,9 +56,9 @@ func TestAttemptShowsRequestAndAnswer(t *testing.T) {
 			t.Fatalf("a secret is shown: %s", w.Body)
 		}
 		decodeInto(t, w, &list)
-		return len(list.Data) == 2
+		return len(list.Data) >= 2 // the second is tried again after some seconds
 	})
-	second, first := list.Data[0], list.Data[1]
+	second, first := list.Data[len(list.Data)-2], list.Data[len(list.Data)-1]
 	if first.Request == nil || first.Request.Method != "POST" || first.Request.URL != receiver.URL+"/hook" || first.Request.Headers["traceparent"] != came.header.Get("Traceparent") ||
 		first.Request.Headers["authorization"] != webhook.Redacted || first.ResponseHeaders["x-request-id"] != "r-1" || first.ResponseHeaders["date"] != "" {
 		t.Errorf("first: %s", asJSON(t, first))

@@ -49,7 +49,7 @@ func fill(t testing.TB, log *bus.Bus, id string, n int) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := js.PublishAsync(bus.DeadSubject(id, "5xx"), letter, jetstream.WithStallWait(time.Minute)); err != nil {
+		if _, err := js.PublishAsync(bus.DeadSubject(id, "5xx"), letter, jetstream.WithStallWait(30*time.Second)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -136,7 +136,7 @@ func TestBulkRetryOfMany(t *testing.T) {
 // What cannot be delivered is looked at once, and does not keep what stands behind it.
 func TestBulkBehindWhatIsSkipped(t *testing.T) {
 	t.Parallel()
-	h, registry, log, f := overFanout(t, nil)
+	h, registry, log, f := overFanout(t, func(c *api.Config) { c.BulkTime = time.Hour })
 	registry.SetConfig(nil)
 	fill(t, log, "gone", 30)
 	receiver := newCounts(t)

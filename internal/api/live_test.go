@@ -29,10 +29,16 @@ type liveServer struct {
 	url string
 }
 
-// liveTimeout is every limit in time of the server.
+// liveTimeout is every limit in time of the server where a stream is to outlive them.
 const liveTimeout = 2 * time.Second
 
 func serveLive(t *testing.T, change func(*api.Config)) *liveServer {
+	t.Helper()
+	return serveLiveFor(t, 0, change)
+}
+
+// serveLiveFor has a server whose limits in time are short, those of the relay if 0.
+func serveLiveFor(t *testing.T, limit time.Duration, change func(*api.Config)) *liveServer {
 	t.Helper()
 	s := &liveServer{log: bustest.New(t)}
 	var cfg api.Config
@@ -52,7 +58,9 @@ func serveLive(t *testing.T, change func(*api.Config)) *liveServer {
 		}
 	}
 	s.Server = api.NewServer(cfg)
-	s.ReadTimeout, s.WriteTimeout, s.ReadHeaderTimeout, s.IdleTimeout = liveTimeout, liveTimeout, liveTimeout, liveTimeout
+	if limit > 0 {
+		s.ReadTimeout, s.WriteTimeout, s.ReadHeaderTimeout, s.IdleTimeout = limit, limit, limit, limit
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -140,7 +148,7 @@ func show(t *testing.T, e sse.Event) (s shown) {
 // A stream lasts longer than any limit of the server, and ends as a whole answer when the server stops.
 func TestLiveOutlivesTimeouts(t *testing.T) {
 	t.Parallel()
-	s := serveLive(t, nil)
+	s := serveLiveFor(t, liveTimeout, nil)
 	w := s.watch(t, "", token, "")
 	for begin, n := time.Now(), uint64(1); time.Since(begin) < 2*liveTimeout; n++ {
 		publish(t, s.log, "acme", fmt.Sprintf("e-%d", n), "nex.insight.risk")

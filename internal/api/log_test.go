@@ -155,7 +155,7 @@ func TestPagesOfAttempts(t *testing.T) {
 // What is retried, or replayed, reaches its receiver; the letters that were are gone.
 func TestFromTheDead(t *testing.T) {
 	t.Parallel()
-	h, _, log, f := overFanout(t, nil)
+	h, _, log, f := overFanout(t, func(c *api.Config) { c.BulkTime = time.Hour })
 	got := make(chan string, 100)
 	receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)

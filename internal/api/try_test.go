@@ -20,7 +20,7 @@ import (
 // What is tried tells what would have come, and changes nothing.
 func TestTry(t *testing.T) {
 	t.Parallel()
-	h, registry, log := withFanout(t, nil)
+	h, registry, log := withFanout(t, func(c *api.Config) { c.TryTime = time.Hour })
 	past(t, log, "acme_corp")
 	publish(t, log, "acme_corp", "e-5", "nex.insight.opportunity")
 	before := len(registry.Snapshot().All())
@@ -68,7 +68,7 @@ func TestTry(t *testing.T) {
 // What is tried shows events, which may be erased: no key keeps the answer, and the document offers none.
 func TestTryTakesNoKey(t *testing.T) {
 	t.Parallel()
-	h, _, log := withFanout(t, nil)
+	h, _, log := withFanout(t, func(c *api.Config) { c.TryTime = time.Hour })
 	try := func(key string) api.TrialResult {
 		t.Helper()
 		var got api.TrialResult

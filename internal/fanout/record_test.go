@@ -3,6 +3,7 @@ package fanout_test
 import (
 	"net/http"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -38,8 +39,9 @@ func TestAttemptsLogIsLost(t *testing.T) {
 			t.Parallel()
 			b := setup(t, fanout.Policy{Schedule: []time.Duration{0, time.Second}, RetryAfterMax: time.Hour})
 			well := newReceiver(t, nil)
-			once := newReceiver(t, func(n int, w http.ResponseWriter, _ *http.Request, _ []byte) {
-				if n <= 20 { // each is tried again
+			var refused sync.Map
+			once := newReceiver(t, func(_ int, w http.ResponseWriter, req *http.Request, _ []byte) {
+				if _, again := refused.LoadOrStore(req.Header.Get("webhook-id"), true); !again { // each is tried again
 					w.WriteHeader(http.StatusBadRequest)
 				}
 			})

@@ -296,15 +296,16 @@ func TestWrongAnswers(t *testing.T) {
 	for name, c := range map[string]struct {
 		handler http.HandlerFunc
 		fault   string
+		within  time.Duration
 	}{
-		"a page in place of a stream": {func(w http.ResponseWriter, _ *http.Request) {
+		"a page in place of a stream": {handler: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/html")
 			_, _ = io.WriteString(w, "<html>")
-		}, "nex.base_url"},
-		"no content type": {func(w http.ResponseWriter, _ *http.Request) { w.Header()["Content-Type"] = nil }, "not text/event-stream"},
-		"no answer":       {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "timeout"},
+		}, fault: "nex.base_url"},
+		"no content type": {handler: func(w http.ResponseWriter, _ *http.Request) { w.Header()["Content-Type"] = nil }, fault: "not text/event-stream"},
+		"no answer":       {handler: func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, fault: "timeout", within: time.Second},
 	} {
-		client, _ := serve(t, ClientConfig{ConnectTimeout: time.Second}, c.handler)
+		client, _ := serve(t, ClientConfig{ConnectTimeout: c.within}, c.handler)
 		if _, err := client.Stream(bounded(t), key); err == nil || !strings.Contains(err.Error(), c.fault) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -177,7 +177,7 @@ func TestReplayOfNothing(t *testing.T) {
 // Every stream sees, whenever it connects, an unbroken run of what was emitted, up to the end.
 func TestNothingBetweenReplayAndLive(t *testing.T) {
 	t.Parallel()
-	b := setup(t, Options{ReplayShape: ReplaySingle, SizeMax: 2 << 10})
+	b := setup(t, Options{ReplayShape: ReplaySingle, SizeMax: 2 << 10, Buffer: 1 << 30}) // readers may be slower than the emitter
 	begin, stop, emitter := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(emitter)

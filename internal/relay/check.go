@@ -59,7 +59,7 @@ func Check(ctx context.Context, cfg *config.Config, version string, timeout time
 	ids := make([]string, len(p.workspaces)) // Nex's, of those that answered
 	for i, w := range p.workspaces {
 		checks = append(checks, func(ctx context.Context) (f Finding) {
-			f, ids[i] = checkWorkspace(ctx, client, w)
+			f, ids[i] = checkWorkspace(ctx, client, w, timeout/4)
 			return f
 		})
 	}
@@ -89,7 +89,8 @@ func Check(ctx context.Context, cfg *config.Config, version string, timeout time
 	return out
 }
 
-func checkWorkspace(ctx context.Context, client *nex.Client, w stream.Workspace) (f Finding, workspaceID string) {
+// checkWorkspace waits for Nex's greeting as long as that.
+func checkWorkspace(ctx context.Context, client *nex.Client, w stream.Workspace, greeting time.Duration) (f Finding, workspaceID string) {
 	f = Finding{LevelFault, "workspace", w.Name, ""}
 	feed, err := client.Stream(ctx, w.Key)
 	if err != nil {
@@ -102,7 +103,7 @@ func checkWorkspace(ctx context.Context, client *nex.Client, w stream.Workspace)
 		_, err := feed.Next()
 		next <- err
 	}()
-	greeted := time.NewTimer(3 * time.Second)
+	greeted := time.NewTimer(greeting)
 	defer greeted.Stop()
 	select {
 	case <-feed.Connected():

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nex-crm/relay/internal/relay"
 	"github.com/nex-crm/relay/internal/webhook"
@@ -35,7 +34,7 @@ func TestCheckNamesHowAnEndpointIsReached(t *testing.T) {
 		t.Fatal(err)
 	}
 	found := map[string]relay.Finding{}
-	for _, f := range relay.Check(t.Context(), cfg, "test", 10*time.Second) {
+	for _, f := range relay.Check(t.Context(), cfg, "test", patience) {
 		if found[f.Name] = f; strings.Contains(f.Detail, "sentinel") {
 			t.Errorf("a secret is shown: %+v", f)
 		}

@@ -481,7 +481,7 @@ func TestCheck(t *testing.T) {
 	}
 	w.start() // it may hold everything meanwhile
 	levels := map[string]relay.Finding{}
-	for _, f := range relay.Check(t.Context(), cfg, "test", 10*time.Second) {
+	for _, f := range relay.Check(t.Context(), cfg, "test", 2*patience) {
 		levels[f.What+" "+f.Name] = f
 	}
 	for name, want := range map[string]struct{ level, detail string }{

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
-	"net"
 	"net/http"
 	"testing"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/nex-crm/relay/internal/lease"
+	"github.com/nex-crm/relay/internal/porttest"
 	"github.com/nex-crm/relay/internal/relay"
 )
 
@@ -22,7 +22,7 @@ func startNATS(t *testing.T, port int, dir string) *server.Server {
 		t.Fatal(err)
 	}
 	s.Start()
-	if !s.ReadyForConnections(2 * time.Minute) {
+	if !s.ReadyForConnections(patience) {
 		t.Fatal("nats-server does not start")
 	}
 	return s
@@ -76,7 +76,11 @@ func TestReplicasWhileNATSIsAway(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "acme", "globex", "initech")
 	dir := t.TempDir()
-	s := startNATS(t, server.RANDOM_PORT, dir)
+	port, err := porttest.Free() // it comes back there
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := startNATS(t, port, dir)
 	url := s.ClientURL()
 	a, stopA := w.replica(url)
 	defer stopA()
@@ -94,7 +98,6 @@ func TestReplicasWhileNATSIsAway(t *testing.T) {
 	w.sim.Emit("acme", 2)
 	w.webhooks(2)
 
-	port := s.Addr().(*net.TCPAddr).Port
 	s.Shutdown()
 	s.WaitForShutdown()
 	eventually(t, "both say that NATS is away", func() bool {

@@ -163,7 +163,7 @@ func (c *cluster) publish(n int, content string) (ids []string) {
 	for i := range n {
 		e := &event.Event{Workspace: "acme", ID: fmt.Sprintf("evt_%05d", i), Type: "nex.insight.risk", Time: time.Now(), Data: []byte(`{"type":"risk","content":"` + content + `"}`), Traceparent: event.NewTraceparent()}
 		msg := &nats.Msg{Subject: e.NATSSubject(), Data: e.JSON(), Header: nats.Header{nats.MsgIdHdr: {e.ID}}}
-		if _, err := js.PublishMsgAsync(msg, jetstream.WithStallWait(time.Minute)); err != nil {
+		if _, err := js.PublishMsgAsync(msg, jetstream.WithStallWait(patience)); err != nil {
 			c.t.Fatal(err)
 		}
 		ids = append(ids, e.ID)

@@ -740,7 +740,7 @@ func TestNewGapsComeFirst(t *testing.T) {
 			}
 			b.sim.Drop("acme", true)
 			b.news("acme", event.StreamConnected, 2)
-			for range 3 { // one more is asked for if the connection is heard of late, and another if Nex gives it
+			for range 2 { // one more is asked for if Nex gives it
 				turn <- struct{}{}
 			}
 			b.eventually("the new gap is filled", func() bool { return len(b.insights("acme")) >= had+60 })

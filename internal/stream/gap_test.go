@@ -475,7 +475,7 @@ func TestClockOfNexSetForward(t *testing.T) {
 func TestGapIsFilledOverManyConnections(t *testing.T) {
 	t.Parallel()
 	b := setup(t, nexsim.Options{})
-	b.cfg.Backfill = time.Hour
+	b.cfg.Backfill, b.cfg.requests = time.Hour, 10
 	list := make([]nexsim.Insight, 900)
 	for i := range list {
 		list[i] = nexsim.Insight{Type: "risk", Content: fmt.Sprint("text ", i), CreatedAt: time.Now().Add(-time.Duration(i) * 3 * time.Second).UTC()}

@@ -79,9 +79,9 @@ func (s *stream) accompany(ctx context.Context, feed *nex.Feed) {
 	workspaceID, tokenID := feed.Identity()
 	s.count.update(func(st *Status) { st.WorkspaceID, st.TokenID, st.LastError = workspaceID, tokenID, "" })
 	s.log.Info("stream connected", "workspace_id", workspaceID, "token_id", tokenID)
+	signal(s.gap.connected) // what is asked for while the news wait for room is asked for after it
 	s.news(ctx, event.StreamConnected, map[string]any{"workspace_id": workspaceID, "token_id": tokenID})
 	s.compare(ctx, workspaceID)
-	signal(s.gap.connected)
 	s.lookForGaps()
 }
 

@@ -134,6 +134,7 @@ func TestTwoWorkspacesThatAreOneAtNex(t *testing.T) {
 	b.sim.Drop("acme", false)
 	b.connected("acme", 2)
 	b.eventually("both show it", func() bool { return b.status("acme").Warning != "" && b.status("acme-two").Warning != "" })
+	b.news("acme", sameWorkspace, 1) // is told after it was said
 	if w := b.status("beta").Warning; w != "" {
 		t.Errorf("beta: %s", w)
 	}
