@@ -124,8 +124,10 @@ func TestTwoWorkspacesThatAreOneAtNex(t *testing.T) {
 	}
 	again := Workspace{Name: "acme-two", Token: "acme-two", Key: "second"}
 	b.start(workspace("acme"), workspace("beta"))
-	b.eventually("the first two are known, and are asked what is missing after that", func() bool {
-		return b.status("acme").CompleteTo != nil && b.status("beta").CompleteTo != nil
+	b.eventually("it is known which of Nex's the first two are", func() bool {
+		b.shared.mu.Lock()
+		defer b.shared.mu.Unlock()
+		return len(b.shared.holders) == 2
 	})
 	b.Apply([]Workspace{workspace("acme"), workspace("beta"), again})
 	if data := b.news("acme-two", sameWorkspace, 1); data["other"] != "acme" || data["workspace_id"] == "" {
