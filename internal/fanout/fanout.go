@@ -153,6 +153,7 @@ type Fanout struct {
 	running    atomic.Int32    // consumers that are being read
 	waiting    atomic.Int64    // deliveries in RELAY_RETRY, as last counted
 	made       atomic.Uint64   // attempts
+	inTurn     atomic.Int64    // ordered endpoints with an attempt under way
 	drainers   sync.WaitGroup  // backlogs and spans being worked on
 	ordering   sync.WaitGroup  // ordered endpoints being worked on
 	attempts   sync.WaitGroup  // attempts and writes under way

@@ -150,6 +150,9 @@ func TestOrderedAreNotStarved(t *testing.T) {
 			}
 			healthy.await(t, 3)
 			eventually(t, "as many are at work as find room", func() bool { return at.Load() >= 60 })
+			if n := b.gauge("relay_lane_in_flight"); sick.Timeout > 0 && n < 60 {
+				t.Errorf("%v attempts are said to be in flight, 60 hang", n)
+			}
 			b.publish("then", 30)
 			healthy.await(t, 30)
 			b.stop()

@@ -79,7 +79,7 @@ func (m *metrics) observe(result webhook.Result, stored, now time.Time) {
 func (f *Fanout) inFlight() float64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	n := 0
+	n := int(f.inTurn.Load())
 	for _, l := range f.lanes {
 		l.mu.Lock()
 		n += l.running

@@ -437,6 +437,8 @@ func (f *Fanout) holdOrdered(ctx context.Context, l *lane, m jetstream.Msg, size
 
 // attemptOrdered makes one attempt and lets the next event come, or this one again.
 func (f *Fanout) attemptOrdered(e *endpoint.Endpoint, d *delivery, began time.Time) {
+	f.inTurn.Add(1)
+	defer f.inTurn.Add(-1)
 	l := f.lane(e)
 	result, agreed := f.handshake(l, e)
 	var decision Decision
