@@ -509,7 +509,7 @@ func TestHandover(t *testing.T) {
 		}
 	}
 	replica := func(name, prefix string) (*Manager, func()) {
-		table := lease.New(lease.Config{Bucket: b.bus.Leases(), Replica: name, Logger: slog.New(slog.DiscardHandler), TTL: 3 * time.Second})
+		table := lease.New(lease.Config{Bucket: b.bus.Leases(), Replica: name, Logger: slog.New(slog.DiscardHandler), TTL: 12 * time.Second})
 		cfg := b.cfg
 		cfg.Bus, cfg.Leases = b.bus, table
 		m := NewManager(cfg)
