@@ -175,7 +175,7 @@ func (c *catcher) flush(ctx context.Context) error {
 	if spans := c.fanout.cfg.Endpoints.State(c.endpoint.ID).Spans; c.span.ID != "" && (len(spans) == 0 || spans[0].ID != c.span.ID) {
 		return errTaken
 	}
-	msg, _, err := parcel(place{endpoint: c.endpoint.ID}, c.batch)
+	msg, opts, err := parcel(place{endpoint: c.endpoint.ID}, c.batch)
 	if err != nil {
 		return err
 	}
@@ -183,7 +183,7 @@ func (c *catcher) flush(ctx context.Context) error {
 	return c.fanout.untilDoneIn(ctx, "store deliveries for later", func() error {
 		ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 		defer cancel()
-		_, err := c.fanout.cfg.Bus.JetStream().PublishMsg(ctx, msg)
+		_, err := c.fanout.cfg.Bus.JetStream().PublishMsg(ctx, msg, opts...)
 		return err
 	})
 }

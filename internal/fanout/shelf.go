@@ -174,10 +174,10 @@ func parcel(p place, list []*delivery) (*nats.Msg, []jetstream.PublishOpt, error
 	switch at := time.Unix(p.at, 0); {
 	case p.at == 0:
 		msg.Subject = bus.RetryBacklogSubject(p.endpoint, len(list))
-		return msg, nil, nil
+		return msg, once(), nil
 	case !at.After(time.Now()):
 		msg.Subject = due
-		return msg, nil, nil
+		return msg, once(), nil
 	case len(list) == 1 && list[0].forced == "": // another may wait under its sequence because of its owner's wish
 		msg.Subject = bus.RetryWaitSubject(p.endpoint, list[0].sequence)
 		return msg, []jetstream.PublishOpt{jetstream.WithScheduleAt(at), jetstream.WithScheduleTarget(due)}, nil
@@ -185,6 +185,12 @@ func parcel(p place, list []*delivery) (*nats.Msg, []jetstream.PublishOpt, error
 		msg.Subject = bus.RetryBatchSubject(p.endpoint, strings.ToLower(rand.Text()[:12]), len(list))
 		return msg, []jetstream.PublishOpt{jetstream.WithScheduleAt(at), jetstream.WithScheduleTarget(due)}, nil
 	}
+}
+
+// once keeps a write that is repeated, because its answer came too late, from being done twice. What has a time needs no such thing: its
+// subject is its own. And it must not have it, for the message that comes of it when it is due would count as another of the same.
+func once() []jetstream.PublishOpt {
+	return []jetstream.PublishOpt{jetstream.WithMsgID(strings.ToLower(rand.Text()[:16]))}
 }
 
 // ceilSecond rounds up: schedules are kept in whole seconds, and an attempt must not come early.
