@@ -238,7 +238,7 @@ func (f *Fanout) unconsented(e *endpoint.Endpoint) bool {
 // sees to the delivery and answers false.
 func (f *Fanout) consent(l *lane, e *endpoint.Endpoint, d *delivery) bool {
 	start := time.Now()
-	result, agreed := f.handshake(l, e)
+	result, agreed := f.handshake(e)
 	switch {
 	case !f.active(e.ID):
 		f.backlog(d)
@@ -252,11 +252,11 @@ func (f *Fanout) consent(l *lane, e *endpoint.Endpoint, d *delivery) bool {
 
 // handshake sees that the receiver has consented, where that is asked for: agreed, or the result of an attempt that was not made.
 // Those that come while it is being asked share its answer.
-func (f *Fanout) handshake(l *lane, e *endpoint.Endpoint) (result webhook.Result, agreed bool) {
+func (f *Fanout) handshake(e *endpoint.Endpoint) (result webhook.Result, agreed bool) {
 	if !f.unconsented(e) {
 		return webhook.Result{}, true
 	}
-	answer, _, _ := l.granting.Do(e.URL, func() (any, error) { return f.askConsent(f.attemptCtx, e), nil })
+	answer, _, _ := f.granting.Do(e.ID+" "+e.URL, func() (any, error) { return f.askConsent(f.attemptCtx, e), nil })
 	if refused := answer.(*webhook.Result); refused != nil {
 		return *refused, false
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/sync/singleflight"
 	"golang.org/x/time/rate"
 
 	"github.com/nex-crm/relay/internal/bus"
@@ -150,16 +151,17 @@ type Fanout struct {
 
 	ordered map[string]*orderedRun // of the one goroutine that follows the endpoints
 
-	running    atomic.Int32    // consumers that are being read
-	waiting    atomic.Int64    // deliveries in RELAY_RETRY, as last counted
-	made       atomic.Uint64   // attempts
-	inTurn     atomic.Int64    // ordered endpoints with an attempt under way
-	drainers   sync.WaitGroup  // backlogs and spans being worked on
-	ordering   sync.WaitGroup  // ordered endpoints being worked on
-	attempts   sync.WaitGroup  // attempts and writes under way
-	runCtx     context.Context // of Run
-	attemptCtx context.Context // ends when attempts are cut
-	storeCtx   context.Context // ends when storing is given up
+	running    atomic.Int32       // consumers that are being read
+	waiting    atomic.Int64       // deliveries in RELAY_RETRY, as last counted
+	made       atomic.Uint64      // attempts
+	inTurn     atomic.Int64       // ordered endpoints with an attempt under way
+	granting   singleflight.Group // one handshake at a time of an endpoint at its URL
+	drainers   sync.WaitGroup     // backlogs and spans being worked on
+	ordering   sync.WaitGroup     // ordered endpoints being worked on
+	attempts   sync.WaitGroup     // attempts and writes under way
+	runCtx     context.Context    // of Run
+	attemptCtx context.Context    // ends when attempts are cut
+	storeCtx   context.Context    // ends when storing is given up
 	stopping   atomic.Bool
 }
 

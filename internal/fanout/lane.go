@@ -5,7 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/singleflight"
 	"golang.org/x/time/rate"
 
 	"github.com/nex-crm/relay/internal/endpoint"
@@ -35,20 +34,23 @@ const (
 type lane struct {
 	fanout   *Fanout
 	endpoint string
-	room     chan struct{}      // has a value when whoever brings the backlog back should look again
-	granting singleflight.Group // one handshake at a time
+	room     chan struct{} // has a value when whoever brings the backlog back should look again
 
-	mu          sync.Mutex
-	url         string // that the lane's experience is of
-	asleep      bool   // the endpoint is not active
-	disabling   bool   // it has answered 410 and is being switched off
+	mu  sync.Mutex
+	url string // that the lane's experience is of
+
+	asleep    bool // the endpoint is not active
+	disabling bool // it has answered 410 and is being switched off
+	slow      bool // the last attempt was
+	tried     bool // there was an attempt
+	proven    bool // the last attempt was taken, and was not slow
+	behind    bool // there is a backlog: what comes new goes behind it
+	draining  bool // and it is being brought back
+
 	maxInFlight int
-	bytes       int  // of the events in the lane, as far as is known
-	lastSize    int  // of the event that was seen last
-	slow        bool // the last attempt was
-	tried       bool // there was an attempt
-	proven      bool // the last attempt was taken, and was not slow
-	window      int  // attempts at once that the endpoint bears, as far as is known: maxInFlight at most
+	bytes       int // of the events in the lane, as far as is known
+	lastSize    int // of the event that was seen last
+	window      int // attempts at once that the endpoint bears, as far as is known: maxInFlight at most
 	running     int
 	limiter     *rate.Limiter // nil = no limit
 	relimited   chan struct{} // closed when the limit changes; nil = nobody waits for it
@@ -62,10 +64,8 @@ type lane struct {
 	paceCount int
 	moved     time.Time // last finished attempt, or when the lane became busy
 
-	behind   bool // there is a backlog: what comes new goes behind it
-	draining bool // and it is being brought back
-	shelved  int  // deliveries on their way into it
-	stored   int  // counts what was stored in it
+	shelved int // deliveries on their way into the backlog
+	stored  int // counts what was stored in it
 }
 
 func newLane(f *Fanout, endpoint string) *lane {

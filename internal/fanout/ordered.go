@@ -440,7 +440,7 @@ func (f *Fanout) attemptOrdered(e *endpoint.Endpoint, d *delivery, began time.Ti
 	f.inTurn.Add(1)
 	defer f.inTurn.Add(-1)
 	l := f.lane(e)
-	result, agreed := f.handshake(l, e)
+	result, agreed := f.handshake(e)
 	var decision Decision
 	switch {
 	case !f.active(e.ID):
