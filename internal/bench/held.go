@@ -292,6 +292,13 @@ func idle(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
+	u, err := ask[usage](ctx, r.part, "usage", nothing{})
+	if err != nil {
+		return err
+	}
+	s.add(account.apply(Figure{
+		Name: "resident memory of a relay with them", Unit: "MB", Value: float64(u.RSS) / (1 << 20), Reach: Reach{Kind: NoReach}, Size: "an event and a webhook each",
+	}))
 	needed := s.reachFor(1000, "of each", func(sc Scale) int { return sc.Quiet })
 	s.add(account.apply(Figure{
 		Name: fmt.Sprintf("%d quiet streams and %d endpoints", len(names), d.endpoints), Unit: "% of a core", Value: 100 * cpu / took,

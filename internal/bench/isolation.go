@@ -126,6 +126,9 @@ func median(list []float64) float64 {
 	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
 }
 
+// hangTime is after how long an attempt at an endpoint that hangs has failed: less than by default, so that some do within a run.
+const hangTime = 5 * time.Second
+
 func (s *stage) newRing(ctx context.Context, name string, receiver *part, host string, sick bool) (*ring, error) {
 	var list []target
 	add := func(behaviour string, n int, kinds ...string) {
@@ -143,7 +146,7 @@ func (s *stage) newRing(ctx context.Context, name string, receiver *part, host s
 		add("fail", s.opts.SickOfAKind, "nex.insight.risk")
 		add("slow", s.opts.SickOfAKind, "nex.insight.risk", "nex.insight.flood")
 	}
-	file, err := s.configure(setting{store: name, endpoints: list})
+	file, err := s.configure(setting{store: name, endpoints: list, timeout: hangTime})
 	if err != nil {
 		return nil, err
 	}
@@ -160,8 +163,8 @@ func (s *stage) newRing(ctx context.Context, name string, receiver *part, host s
 	if !sick {
 		return r, nil
 	}
-	for { // it takes some seconds and some failures until it is known who only fails
-		if open, err := metric(ctx, r.relay, "relay_circuits_open"); err != nil || open >= float64(s.opts.SickOfAKind) {
+	for { // it takes some seconds and some failures until it is known who only fails or hangs
+		if open, err := metric(ctx, r.relay, "relay_circuits_open"); err != nil || open >= float64(2*s.opts.SickOfAKind) {
 			return r, err
 		}
 		if _, err := r.paced(ctx, time.Second/2); err != nil {

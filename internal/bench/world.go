@@ -125,6 +125,7 @@ type setting struct {
 	slugs     []string
 	endpoints []target
 	schedule  string        // of the attempts, in YAML; empty = the relay's own
+	timeout   time.Duration // of an attempt; 0 = the relay's own
 	window    time.Duration // for how long message ids are known; 0 = the relay's own
 	ca        string        // file of the authority that its receivers' certificates are of; empty = the system's
 }
@@ -139,6 +140,9 @@ func (s *stage) configure(w setting) (file string, err error) {
 	more := ""
 	if w.schedule != "" {
 		more += ", schedule: " + w.schedule
+	}
+	if w.timeout != 0 {
+		more += fmt.Sprintf(", timeout: %q", w.timeout)
 	}
 	if w.ca != "" {
 		more += fmt.Sprintf(", ca_file: %q", w.ca)
