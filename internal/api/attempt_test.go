@@ -130,11 +130,13 @@ func TestAttemptWithoutBody(t *testing.T) {
 	answer(t, do(h, "GET", "/api/v1/attempts/1", "", "Authorization", "Bearer "+bound), http.StatusNotFound)
 }
 
+// eventually asks again and again: what the API shows has no other sign.
 func eventually(t *testing.T, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
+	const patience = 2 * time.Minute
+	for deadline := time.Now().Add(patience); !ok(); <-time.After(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("not within 30 s")
+			t.Fatalf("not within %v", patience)
 		}
 	}
 }

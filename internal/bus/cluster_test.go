@@ -44,10 +44,14 @@ func startCluster(t *testing.T) string {
 func patiently(ctx context.Context, do func() error) error {
 	for {
 		err := do()
-		if !bus.Away(err) && !errors.Is(err, jetstream.ErrConsumerLeadershipChanged) || ctx.Err() != nil {
+		if !bus.Away(err) && !errors.Is(err, jetstream.ErrConsumerLeadershipChanged) {
 			return err
 		}
-		time.Sleep(20 * time.Millisecond) // polls
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return err
+		}
 	}
 }
 

@@ -45,22 +45,35 @@ func TestChangedURLIsTried(t *testing.T) {
 // What waits is held against what its owner asks for by now.
 func TestBacklogOfANarrowedEndpoint(t *testing.T) {
 	t.Parallel()
+	for !backlogOfANarrowedEndpoint(t) {
+		t.Log("the pause was over before the endpoint was narrowed: once more")
+	}
+}
+
+// backlogOfANarrowedEndpoint is the test; it answers false if the machine was too slow for it to tell anything.
+func backlogOfANarrowedEndpoint(t *testing.T) (told bool) {
 	b := setup(t, quick)
+	defer b.stop()
 	r, heal := throttled(t, "2")
 	e := endpoint.Endpoint{ID: "crm", URL: r.URL, MaxInFlight: 1}
 	first := e
 	b.endpoints(&first)
+	began := time.Now()
 	b.publish("x", 10)
 	r.await(t, 1)
 	b.read()
+	tried := len(r.all())
 	e.Workspaces = []string{"beta"}
 	b.endpoints(&e)
-	tried := len(r.all())
+	if time.Since(began) >= 2*time.Second { // it may have been asked again meanwhile
+		return false
+	}
 	heal()
 	b.settled()
-	if n := len(r.all()); n > tried+1 { // its pause may have been over by then, and the next have been on its way
+	if n := len(r.all()); n != tried {
 		t.Errorf("%d webhooks of a workspace that it no longer asks for", n-tried)
 	}
+	return true
 }
 
 // An endpoint gets nothing that was for another with its id.

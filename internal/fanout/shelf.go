@@ -188,8 +188,8 @@ func parcel(p place, list []*delivery) (*nats.Msg, []jetstream.PublishOpt, error
 }
 
 // once keeps a write that is repeated, because its answer came too late, from being done twice, for as long as the server knows ids: two
-// minutes. What has a time needs no such thing: its
-// subject is its own. And it must not have it, for the message that comes of it when it is due would count as another of the same.
+// minutes. What has a time needs no such thing, since its subject is its own, and must not have it: the message that comes of it when it
+// is due would count as the same once more.
 func once() []jetstream.PublishOpt {
 	return []jetstream.PublishOpt{jetstream.WithMsgID(strings.ToLower(rand.Text()[:16]))}
 }

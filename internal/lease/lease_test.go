@@ -155,11 +155,24 @@ func names(n int) []string {
 	return out
 }
 
+// eventually asks again and again, for what has no other sign; state is what it is instead.
+func eventually(t *testing.T, ok func() (reached bool, state string)) {
+	t.Helper()
+	for deadline := time.Now().Add(2 * time.Minute); ; <-time.After(10 * time.Millisecond) {
+		reached, state := ok()
+		if reached {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(state)
+		}
+	}
+}
+
 // settled waits until every name is held by exactly one of the replicas, and each holds at least least.
 func settled(t *testing.T, want []string, least int, replicas ...*replica) {
 	t.Helper()
-	deadline := time.Now().Add(2 * time.Minute)
-	for {
+	eventually(t, func() (bool, string) {
 		count := map[string]int{}
 		shares := []int{}
 		for _, r := range replicas {
@@ -170,21 +183,18 @@ func settled(t *testing.T, want []string, least int, replicas ...*replica) {
 			}
 		}
 		twice := slices.ContainsFunc(slices.Collect(maps.Values(count)), func(n int) bool { return n > 1 })
-		if len(count) == len(want) && !twice && slices.Min(shares) >= least {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("not settled: %d of %d held, shares %v, some twice: %v", len(count), len(want), shares, twice)
-		}
-		time.Sleep(10 * time.Millisecond) // polls; what it waits for has no other sign
-	}
+		return len(count) == len(want) && !twice && slices.Min(shares) >= least,
+			fmt.Sprintf("not settled: %d of %d held, shares %v, some twice: %v", len(count), len(want), shares, twice)
+	})
 }
 
 // shared waits until a and b hold what each is the first for, which stays so, and answers what a holds.
 func shared(t *testing.T, want []string, a, b *replica) map[string]bool {
 	t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); ; {
-		ofA, ofB := map[string]bool{}, map[string]bool{}
+	ofA, ofB := map[string]bool{}, map[string]bool{}
+	eventually(t, func() (bool, string) {
+		clear(ofA)
+		clear(ofB)
 		for _, n := range want {
 			if lease.First(n, []string{a.Replica(), b.Replica()}) == a.Replica() {
 				ofA[n] = true
@@ -192,14 +202,10 @@ func shared(t *testing.T, want []string, a, b *replica) map[string]bool {
 				ofB[n] = true
 			}
 		}
-		if maps.Equal(a.holds(), ofA) && maps.Equal(b.holds(), ofB) {
-			return ofA
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("not shared: %v and %v, not %v and %v", a.holds(), b.holds(), ofA, ofB)
-		}
-		time.Sleep(10 * time.Millisecond) // polls
-	}
+		return maps.Equal(a.holds(), ofA) && maps.Equal(b.holds(), ofB),
+			fmt.Sprintf("not shared: %v and %v, not %v and %v", a.holds(), b.holds(), ofA, ofB)
+	})
+	return ofA
 }
 
 func TestShares(t *testing.T) {
@@ -212,16 +218,10 @@ func TestShares(t *testing.T) {
 	settled(t, want, 10, a, b)
 	c := start(t, s, "c", want)
 	settled(t, want, 5, a, b, c)
-	for deadline := time.Now().Add(time.Minute); ; { // each hears by itself of what another has taken
+	eventually(t, func() (bool, string) { // each hears by itself of what another has taken
 		h := a.Holder("ws-1")
-		if h != "" && h == b.Holder("ws-1") && h == c.Holder("ws-1") {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("they do not agree on who holds it: %q", h)
-		}
-		time.Sleep(10 * time.Millisecond) // polls
-	}
+		return h != "" && h == b.Holder("ws-1") && h == c.Holder("ws-1"), fmt.Sprintf("they do not agree on who holds it: %q", h)
+	})
 	b.stop() // in order
 	settled(t, want, 10, a, c)
 	c.wire.set(true) // dies, as far as the others see
@@ -317,13 +317,11 @@ func TestHandoverOfWhatNobodyAskedFor(t *testing.T) {
 	s := startNATS(t)
 	want := names(20)
 	a := launch(t, s, "a", want, true)
-	for a.Holder("ws-19") == "" || a.Holder("ws-0") == "" {
-		time.Sleep(10 * time.Millisecond) // polls
-	}
+	eventually(t, func() (bool, string) {
+		return a.Holder("ws-19") != "" && a.Holder("ws-0") != "", "not all are held"
+	})
 	b := start(t, s, "b", want)
-	for len(b.holds()) < 3 {
-		time.Sleep(10 * time.Millisecond)
-	}
+	eventually(t, func() (bool, string) { return len(b.holds()) >= 3, "nothing is handed over" })
 }
 
 func TestNATSAway(t *testing.T) {

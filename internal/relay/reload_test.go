@@ -166,7 +166,7 @@ func TestReloadUnderFlow(t *testing.T) {
 			} else if time.Now().After(deadline) {
 				break
 			}
-			time.Sleep(10 * time.Millisecond)
+			<-time.After(10 * time.Millisecond) // receivers take it, which have no other sign
 		}
 		if list := missing(); len(list) > 0 {
 			t.Errorf("%s: %d of %d are missing, such as %s", tt.name, len(list), len(want), list[0])

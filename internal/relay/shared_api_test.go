@@ -341,11 +341,8 @@ func TestReplayOutlivesItsRelay(t *testing.T) {
 	}
 	second := c.replica().Addr()
 	began := time.Now()
-	for deadline := time.Now().Add(2 * patience); running(second).State != "done"; time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) { // it waits for 15 s until it takes the dead one for dead
-			t.Fatalf("the other replica has not ended it: %+v", running(second))
-		}
-	}
+	// It waits for 15 s until it takes the dead one for dead.
+	eventually(t, "the other replica ends it", func() bool { return running(second).State == "done" })
 	t.Logf("done at the other replica after %v, %d have come", time.Since(began), has())
 	// What the dead one had taken from the backlog comes again when JetStream no longer waits for it, after 30 s.
 	for deadline := time.After(2 * patience); has() < n; {
